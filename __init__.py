@@ -1,0 +1,1 @@
+"""didact: learning from feedback."""

@@ -1,0 +1,1 @@
+"""Pure losses, weights and advantage estimators."""

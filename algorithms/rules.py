@@ -1,0 +1,192 @@
+"""Lifting pure losses into an update rule: binding by name, weights, choice of rows and tokens."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from didact.algorithms.average import Average, row_weights
+from didact.core.batch import Batch
+from didact.core.protocols import BoundRule, Names, PerToken
+from didact.core.schedule import Scalar, Schedule, value_at
+from didact.core.where import Range, Where
+
+Settings = Mapping[str, object]
+
+
+def columns_of(function: Callable[..., object]) -> tuple[str, ...]:
+    """The positional parameters of a loss, weight or estimator are the columns it reads."""
+    call = function if inspect.isroutine(function) or isinstance(function, partial) else function.__call__  # type: ignore[operator]
+    parameters = inspect.signature(call).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A pure function with its settings, and what each of its columns is read from.
+
+    Attributes:
+        function: a loss or a weight.
+        settings: its keyword-only parameters; each may be a schedule.
+        bind: reads a column from another name, e.g. `{old_logprobs: behavior_logprobs}`.
+    """
+
+    function: PerToken
+    settings: Settings = field(default_factory=dict)
+    bind: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> Names:
+        return frozenset(self.bind.get(name, name) for name in columns_of(self.function))
+
+    def __call__(self, read: Callable[[str], Tensor], step: int) -> Tensor:
+        arguments = {n: read(self.bind.get(n, n)) for n in columns_of(self.function)}
+        settings = {k: v(step) if isinstance(v, Schedule) else v for k, v in self.settings.items()}
+        return self.function(**arguments, **settings)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted loss on the rows and tokens that match.
+
+    It chooses its rows before it reads, so that it asks a column only of *its* rows.
+
+    Attributes:
+        label: what its value is logged under.
+        weight: multiplies the loss; may be a schedule.
+        where: rows it is for.
+        tokens: tokens it is for, by the value of a stored column, e.g. `{prefix: 1}`.
+        times: per-token multipliers, without gradient unless they make one themselves.
+        select: multipliers that look at the whole mini-batch at once; they read frozen columns.
+        average: the denominator.
+        batch_average: the denominator counts all rows of the mini-batch, not only this term's.
+    """
+
+    label: str
+    loss: Bound
+    weight: Scalar = 1.0
+    where: Where = Where()
+    tokens: Mapping[str, Range | float] = field(default_factory=dict)
+    times: Sequence[Bound] = ()
+    select: Sequence[Bound] = ()
+    average: Average = "tokens"
+    batch_average: bool = False
+
+    @property
+    def needs(self) -> Names:
+        parts = [self.loss.needs, *(t.needs for t in self.times), *(s.needs for s in self.select)]
+        return frozenset().union(*parts, self.tokens, self.where.needs)
+
+    def mask(self, batch: Batch) -> Tensor:
+        """Tokens of these rows that carry this term's loss, bool [B, T]."""
+        mask = batch.mask
+        for name, want in self.tokens.items():
+            column = batch.stored(name)
+            if isinstance(want, Range):
+                inside = torch.tensor([[v in want for v in row] for row in column.tolist()])
+            else:
+                inside = column == want
+            mask = mask & inside
+        return mask
+
+    def over(self, batch: Batch, step: int) -> Callable[[Batch, Mapping[str, Tensor]], Tensor]:
+        chosen = [at for at, row in enumerate(batch.rows) if self.where(row)]
+        mine = batch.take(chosen)
+        counted = batch if self.batch_average else mine
+        mask = self.mask(mine) if chosen else torch.zeros(0, 0, dtype=torch.bool)
+        total = batch.mask if self.batch_average else mask
+        weigh = row_weights(total, [row.prompt.id for row in counted.rows], self.average)
+        where = {id(row): at for at, row in enumerate(counted.rows)}
+        chosen_rows = {id(row): at for at, row in enumerate(mine.rows)}
+        picked = self._selected(mine, mask, step) if self.select and chosen else None
+        scale = value_at(self.weight, step)
+
+        def term(part: Batch, live: Mapping[str, Tensor]) -> Tensor:
+            keep = [at for at, row in enumerate(part.rows) if id(row) in chosen_rows]
+            if not keep or scale == 0.0:
+                return live["logprobs"].sum() * 0.0
+            rows = part.take(keep)
+            width = rows.mask.shape[1]
+            tokens = self.mask(rows)
+            read = _reader(rows, {k: v[keep][:, :width] for k, v in live.items()}, tokens)
+            per_token = self.loss(read, step)
+            for times in self.times:
+                per_token = per_token * _as_tokens(times(read, step))
+            if picked is not None:
+                at = [chosen_rows[id(row)] for row in rows.rows]
+                per_token = per_token * picked[at][:, :width].to(per_token)
+            weights = weigh(torch.tensor([where[id(row)] for row in rows.rows])).to(per_token)
+            value = torch.where(tokens.to(per_token.device), per_token, 0.0).sum(1)
+            return scale * (value * weights).sum()
+
+        return term
+
+    def _selected(self, mine: Batch, mask: Tensor, step: int) -> Tensor:
+        read = _reader(mine, {}, mask)
+        out = torch.ones(mask.shape)
+        for select in self.select:
+            out = out * _as_tokens(select(read, step))
+        return out
+
+    def idle(self, batch: Batch) -> Sequence[bool]:
+        """True where the term is not for the row, or its loss vanishes there exactly."""
+        zero = getattr(self.loss.function, "vanishes_with", None)
+        name = self.loss.bind.get(zero, zero) if zero else None
+        return [
+            not self.where(row) or (name is not None and row.signals.get(name) == 0.0)
+            for row in batch.rows
+        ]
+
+
+def vanishes_with(column: str) -> Callable[[PerToken], PerToken]:
+    """Declare that a loss has value and gradient 0 where this signal is 0, whatever the policy.
+
+    Rows on which every term vanishes are counted in the denominators but never run forward.
+    """
+
+    def mark(loss: PerToken) -> PerToken:
+        loss.vanishes_with = column  # type: ignore[attr-defined]
+        return loss
+
+    return mark
+
+
+def _as_tokens(weight: Tensor) -> Tensor:
+    return weight[:, None] if weight.dim() == 1 else weight
+
+
+def _reader(rows: Batch, live: Mapping[str, Tensor], mask: Tensor) -> Callable[[str], Tensor]:
+    """Columns by name: live first, then stored. Positions without loss read as 0."""
+    device = next(iter(live.values())).device if live else mask.device
+    inside = mask.to(device)
+
+    def read(name: str) -> Tensor:
+        if name == "mask":
+            return inside
+        value = live[name] if name in live else rows.stored(name).to(device)
+        return torch.where(inside, value, 0.0) if value.dim() == 2 else value
+
+    return read
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Terms applied together; reads the union of their columns."""
+
+    terms: Sequence[Term]
+
+    @property
+    def needs(self) -> Names:
+        return frozenset().union(*(term.needs for term in self.terms))
+
+    def over(self, batch: Batch, step: int) -> BoundRule:
+        bound = {term.label: term.over(batch, step) for term in self.terms}
+        return lambda part, live: {label: term(part, live) for label, term in bound.items()}
+
+    def idle(self, batch: Batch) -> Sequence[bool]:
+        return [all(row) for row in zip(*(term.idle(batch) for term in self.terms), strict=True)]

@@ -1,0 +1,1 @@
+"""Recipes: YAML in, a checked run out; and the command line."""

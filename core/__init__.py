@@ -1,0 +1,1 @@
+"""Records, protocols, the pipeline and the loop. Nothing here knows a method."""

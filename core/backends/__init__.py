@@ -1,0 +1,1 @@
+"""Generators and learners. The only place that knows devices, engines and heavy libraries."""

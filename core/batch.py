@@ -1,0 +1,74 @@
+"""Trajectories as tensors: padded responses, row by row, and nothing else.
+
+Everything a loss sees is aligned to the *response*: shape [B, T], where column t belongs to
+response token t. Prompts enter only the forward pass of a learner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from didact.core.errors import RecipeError
+from didact.core.types import Trajectory
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The rows of one mini-batch, or of a part of it.
+
+    Attributes:
+        rows: the trajectories, in row order.
+    """
+
+    rows: tuple[Trajectory, ...]
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Response tokens that carry loss, bool [B, T]; False on padding."""
+        return pad_sequence([row.trainable for row in self.rows], batch_first=True)
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """Response tokens, int64 [B, T]; 0 on padding."""
+        return pad_sequence([row.tokens for row in self.rows], batch_first=True)
+
+    def has(self, name: str) -> bool:
+        """Whether every row carries this column or signal."""
+        return all(name in row.columns or name in row.signals for row in self.rows)
+
+    def stored(self, name: str) -> Tensor:
+        """What the rows carry under this name: a column as float [B, T], a signal as float [B].
+
+        Raises:
+            RecipeError: some rows lack it, or a column's length is not its response's.
+        """
+        if all(name in row.columns for row in self.rows):
+            for row in self.rows:
+                if row.columns[name].shape != row.tokens.shape:
+                    raise RecipeError(
+                        f"column '{name}' has shape {tuple(row.columns[name].shape)} on a "
+                        f"response of {len(row.tokens)} tokens (prompt '{row.prompt.id}', "
+                        f"origin {row.origin})."
+                    )
+            return pad_sequence([row.columns[name] for row in self.rows], batch_first=True)
+        lacking = [row.origin for row in self.rows if name not in row.signals]
+        if lacking:
+            raise RecipeError(
+                f"'{name}' is missing on {len(lacking)} of {len(self.rows)} rows "
+                f"(origin {', '.join(sorted(set(lacking)))}); narrow the rule with 'where', "
+                f"or add the stage that makes it."
+            )
+        return torch.tensor([row.signals[name] for row in self.rows], dtype=torch.float32)
+
+    def take(self, chosen: Sequence[int]) -> Batch:
+        """The rows at these positions, in this order."""
+        return Batch(tuple(self.rows[at] for at in chosen))
+
+    def __len__(self) -> int:
+        return len(self.rows)

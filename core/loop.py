@@ -1,0 +1,39 @@
+"""The training loop. It knows no algorithm, no source, no rank and no device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from didact.core.phase import Phase
+from didact.core.pipeline import Pipeline
+from didact.core.protocols import Run
+from didact.core.types import Group
+
+
+def train(
+    experience: Pipeline, phases: Sequence[Phase], run: Run, steps: int
+) -> Iterator[Sequence[Group]]:
+    """Run steps until `steps`, yielding the groups of each; its metrics are in `run.metrics`.
+
+    Evaluation, checkpoints and loggers live around this loop, between two steps.
+    """
+    while run.step < steps:
+        run.metrics, run.seconds = {}, {}
+        problems = run.sampler.draw(run.step)
+        groups = experience([Group(run.renderer.prompt(problem)) for problem in problems], run)
+        for phase in phases:
+            phase.offer(groups)
+            began = time.perf_counter()
+            for batch in phase.batches(run):
+                learner = run.learners[phase.model]
+                update = learner.update(batch, phase.rule, phase.optimizer, run.step)
+                run.metrics |= {f"{phase.name}/{name}": value for name, value in update.items()}
+            run.seconds[f"update {phase.name}"] = time.perf_counter() - began
+        began = time.perf_counter()
+        for name, generator in run.generators.items():
+            generator.sync(run.learners[name])
+        run.seconds["sync"] = time.perf_counter() - began
+        run.sampler.observe(groups)
+        yield groups
+        run.step += 1

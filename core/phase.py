@@ -1,0 +1,128 @@
+"""A phase: whom one kind of update learns from, when, and by which rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+
+from didact.core.batch import Batch
+from didact.core.errors import RecipeError
+from didact.core.protocols import ReplayBuffer, Run, UpdateRule
+from didact.core.types import Group, Trajectory
+from didact.core.where import Where
+
+READOUTS = frozenset({"logprobs", "entropy", "values", "mean_logprobs", "collision"})
+"""What a learner's forward pass can read out, one value per response token:
+log-probability of the token, entropy of the distribution, value head, mean over the vocabulary of
+the log-probabilities, and the sum of squared probabilities."""
+
+
+def readout_of(column: str) -> tuple[str, str] | None:
+    """Split "ref_logprobs" into ("ref", "logprobs"); None for a column that is no readout."""
+    prefix, _, readout = column.partition("_")
+    if readout in READOUTS and prefix != "behavior":
+        return prefix, readout
+    return None
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """When a phase may step: inside a window of steps, once its pool is large enough.
+
+    Attributes:
+        at_least: trajectories that must be waiting.
+        every: only on every k-th step of the window.
+        first, last: the window of steps, counted from 0, both included.
+    """
+
+    at_least: int = 1
+    every: int = 1
+    first: int = 0
+    last: float = inf
+
+    def __call__(self, step: int, waiting: int) -> bool:
+        in_window = self.first <= step <= self.last and (step - self.first) % self.every == 0
+        return in_window and waiting >= max(self.at_least, 1)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """take -> pool -> when -> rule -> batches.
+
+    Attributes:
+        take: which trajectories of a step enter the pool.
+        pool: where they wait.
+        when: when the phase steps.
+        rule: the objective.
+        batch_size: most rows of one optimizer step; more rows make more steps of nearly equal
+            size. None: whatever was drawn is one step.
+        draw: how many rows a firing takes from the pool; None: all of them.
+        epochs: passes over what was drawn.
+        model: the model that learns.
+        optimizer: which of its optimizers steps.
+        max_age: drop rows sampled more than so many weight versions ago, and count them.
+    """
+
+    name: str
+    take: Where
+    pool: ReplayBuffer
+    when: Trigger
+    rule: UpdateRule
+    batch_size: int | None = None
+    draw: int | None = None
+    epochs: int = 1
+    model: str = "policy"
+    optimizer: str = "main"
+    max_age: int | None = None
+
+    def offer(self, groups: Sequence[Group]) -> None:
+        """Put what the phase takes into its pool, each row with its group's signals."""
+        self.pool.add([row for group in groups for row in group.leaving() if self.take(row)])
+
+    def batches(self, run: Run) -> Iterator[Batch]:
+        """Mini-batches for this step, none if it is not time. Frozen columns are read once."""
+        if not self.when(run.step, len(self.pool)):
+            return
+        rows = self._fresh(self.pool.sample(len(self.pool) if self.draw is None else self.draw), run)
+        if not rows:
+            return
+        steps = self.epochs * (ceil(len(rows) / self.batch_size) if self.batch_size else 1)
+        rows = self._frozen(rows, steps, run)
+        for _ in range(self.epochs):
+            for start, end in _near_equal(len(rows), self.batch_size or len(rows)):
+                yield Batch(tuple(rows[start:end]))
+
+    def _fresh(self, rows: Sequence[Trajectory], run: Run) -> Sequence[Trajectory]:
+        if self.max_age is None:
+            return rows
+        oldest = run.generators[self.model].version - self.max_age
+        fresh = [row for row in rows if row.version is None or row.version >= oldest]
+        run.metrics[f"{self.name}/dropped_stale"] = float(len(rows) - len(fresh))
+        return fresh
+
+    def _frozen(self, rows: Sequence[Trajectory], steps: int, run: Run) -> Sequence[Trajectory]:
+        """Read out the columns the rule wants frozen; "old" ones not, when one step needs none."""
+        wanted: dict[str, set[str]] = {}
+        for column in self.rule.needs:
+            split = readout_of(column)
+            if split is not None:
+                wanted.setdefault(split[0], set()).add(column)
+        for prefix, columns in sorted(wanted.items()):
+            if prefix == "old":
+                if steps > 1:
+                    rows = run.learners[self.model].freeze(rows, frozenset(columns))
+            elif prefix in run.frozen:
+                rows = run.frozen[prefix].freeze(rows, frozenset(columns))
+            else:
+                raise RecipeError(
+                    f"phases.{self.name}: its rule reads {sorted(columns)}, but there is no model "
+                    f"'{prefix}' (there is: {', '.join(sorted(run.frozen)) or 'none'})."
+                )
+        return rows
+
+
+def _near_equal(count: int, most: int) -> Iterator[tuple[int, int]]:
+    parts = ceil(count / most)
+    for part in range(parts):
+        yield part * count // parts, (part + 1) * count // parts

@@ -1,0 +1,67 @@
+"""The experience pipeline: a list of stages, checked before it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from didact.core.errors import RecipeError
+from didact.core.protocols import Names, Run, Stage
+from didact.core.types import Group
+
+
+class Pipeline:
+    """Applies stages in order; refuses at construction if a stage's input is never made.
+
+    Args:
+        stages: pairs of a label for messages and the stage.
+        makers: for each name that some registered stage or source can make, who that is; used to
+            tell the author of a recipe what is missing.
+    """
+
+    def __init__(
+        self, stages: Sequence[tuple[str, Stage]], have: Names = frozenset(), path: str = "experience"
+    ) -> None:
+        names = set(have)
+        for position, (label, stage) in enumerate(stages):
+            missing = stage.needs - names
+            if missing:
+                raise RecipeError(
+                    f"{path}.{position}: '{label}' needs {listed(missing)}, but no earlier stage "
+                    f"adds it (so far: {listed(names) or 'nothing'}).{makers(missing)}"
+                )
+            names |= stage.adds
+        self.stages = stages
+        self.adds = frozenset(names)
+
+    def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
+        for label, stage in self.stages:
+            began = time.perf_counter()
+            groups = stage(groups, run)
+            spent = time.perf_counter() - began
+            run.seconds[label] = run.seconds.get(label, 0.0) + spent
+        return groups
+
+
+MAKERS = {
+    "members": "rollout",
+    "reward": "score",
+    "success_rate": "score",
+    "success": "score",
+    "advantages": "advantage",
+    "feedback": "critique",
+    "behavior_logprobs": "rollout: policy",
+    "returns": "advantage: gae",
+    "values": "read: {columns: [values]}",
+}
+
+
+def makers(names: Names | set[str]) -> str:
+    """Which stage could make each missing name, as a sentence, or nothing."""
+    known = [f"'{name}' comes from stage '{MAKERS[name]}'" for name in sorted(names) if name in MAKERS]
+    return f" {'; '.join(known)}." if known else ""
+
+
+def listed(names: Names | set[str]) -> str:
+    """Names in quotes, sorted, with commas."""
+    return ", ".join(f"'{name}'" for name in sorted(names))

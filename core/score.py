@@ -1,0 +1,126 @@
+"""The score stage: rewards, successes and group summaries, with failures counted, never zeroed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from didact.core.errors import RewardError
+from didact.core.protocols import Failed, Names, RewardProvider, Run
+from didact.core.schedule import Scalar, now, value_at
+from didact.core.types import Group, Trajectory
+from didact.core.where import Where
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A reward of the recipe and what it counts for."""
+
+    provider: RewardProvider
+    weight: Scalar = 1.0
+
+
+Rewards = Mapping[str, Weighted]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Reward every trajectory that has none yet, then summarise each group.
+
+    A trajectory gets `reward/NAME` for each reward, `reward` (their weighted sum) and `success`
+    (0 or 1). A group gets `success_rate`, `reward_mean` and `reward_std` (population) over the
+    members that `rate_over` chooses. A trajectory one of whose rewards failed is taken out of its
+    group and counted under `reward/failed`; it never scores 0.
+
+    Attributes:
+        rewards: the recipe's rewards by name.
+        solved_by: the reward that decides success; the first of the recipe if not named.
+        solved_at: its least value for a success.
+        rate_over: the members a group's summary is about.
+        tolerate: most failures, as a share of what was scored, before the run stops.
+    """
+
+    rewards: Rewards
+    solved_by: str | None = None
+    solved_at: float = 1.0
+    rate_over: Where = Where({"origin": "policy"})
+    tolerate: float = 0.02
+
+    @property
+    def needs(self) -> Names:
+        return frozenset({"members"})
+
+    @property
+    def adds(self) -> Names:
+        parts = {f"reward/{name}" for name in self.rewards}
+        return parts | {"reward", "success", "success_rate", "reward_mean", "reward_std"}
+
+    def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
+        unscored = [m for g in groups for m in g.members if "reward" not in m.signals]
+        values = {
+            name: run.world.map(partial(_call, now(given.provider, run.step)), unscored)
+            for name, given in self.rewards.items()
+        }
+        scored: dict[int, Trajectory | None] = {}
+        failures: list[str] = []
+        for at, member in enumerate(unscored):
+            parts = {name: values[name][at] for name in self.rewards}
+            bad = [f"{n}: {v.reason}" for n, v in parts.items() if isinstance(v, Failed)]
+            failures += bad
+            scored[id(member)] = None if bad else self._signals(member, parts, run.step)
+        self._report(failures, len(unscored), run)
+        done = [self._summarise(g, [scored.get(id(m), m) for m in g.members]) for g in groups]
+        _log([m for m in scored.values() if m is not None], run)
+        return done
+
+    def _signals(
+        self, member: Trajectory, parts: Mapping[str, float | Failed], step: int
+    ) -> Trajectory:
+        numbers = {name: float(v) for name, v in parts.items() if not isinstance(v, Failed)}
+        total = sum(value_at(self.rewards[n].weight, step) * v for n, v in numbers.items())
+        solved = numbers[self.solved_by or next(iter(self.rewards))] >= self.solved_at
+        named = {f"reward/{name}": value for name, value in numbers.items()}
+        return member.with_signals(**named, reward=total, success=float(solved))
+
+    def _summarise(self, group: Group, members: Sequence[Trajectory | None]) -> Group:
+        here = tuple(m for m in members if m is not None)
+        counted = [m for m in here if self.rate_over(m)]
+        signals = dict(group.signals)
+        if counted:
+            rewards = [m.signals["reward"] for m in counted]
+            mean = sum(rewards) / len(rewards)
+            signals["success_rate"] = sum(m.signals["success"] for m in counted) / len(counted)
+            signals["reward_mean"] = mean
+            signals["reward_std"] = (sum((r - mean) ** 2 for r in rewards) / len(rewards)) ** 0.5
+        return replace(group, members=here, signals=signals)
+
+    def _report(self, failures: Sequence[str], tried: int, run: Run) -> None:
+        run.metrics["reward/failed"] = run.metrics.get("reward/failed", 0.0) + len(failures)
+        if failures and len(failures) > self.tolerate * tried:
+            raise RewardError(
+                f"{len(failures)} of {tried} rewards failed (tolerated: {self.tolerate:.0%}). "
+                f"The first: {failures[0]}"
+            )
+
+
+def _call(
+    provider: RewardProvider, trajectories: Sequence[Trajectory]
+) -> Sequence[float | Failed]:
+    values = list(provider(trajectories)) if trajectories else []
+    if len(values) != len(trajectories):
+        raise RewardError(
+            f"reward {provider!r} gave {len(values)} values for {len(trajectories)} trajectories."
+        )
+    return [Failed(f"returned {v}") if not isinstance(v, Failed) and v != v else v for v in values]
+
+
+def _log(scored: Sequence[Trajectory], run: Run) -> None:
+    """Metrics at the source: of everything scored, before any stage drops some of it."""
+    for origin in sorted({m.origin for m in scored}):
+        members = [m for m in scored if m.origin == origin]
+        for name in ("reward", "success"):
+            run.metrics[f"{name}/{origin}"] = sum(m.signals[name] for m in members) / len(members)
+        run.metrics[f"length/{origin}"] = sum(len(m.tokens) for m in members) / len(members)
+        run.metrics[f"truncated/{origin}"] = sum(m.truncated for m in members) / len(members)
+        run.metrics[f"scored/{origin}"] = float(len(members))

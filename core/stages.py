@@ -1,0 +1,225 @@
+"""The built-in stages. Each says what it needs and adds, so recipes are checked on load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from didact.core.errors import RecipeError
+from didact.core.phase import readout_of
+from didact.core.pipeline import Pipeline
+from didact.core.protocols import (
+    CritiqueProvider,
+    Failed,
+    Names,
+    RolloutSource,
+    Run,
+    Stage,
+)
+from didact.core.schedule import now
+from didact.core.types import Group, Trajectory
+from didact.core.where import Where
+
+NOTHING: Names = frozenset()
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Ask a source for more trajectories, in the groups that match."""
+
+    source: RolloutSource
+    where: Where = Where()
+
+    @property
+    def needs(self) -> Names:
+        own: Names = getattr(self.source, "needs", NOTHING)
+        return own | self.where.needs
+
+    @property
+    def adds(self) -> Names:
+        own: Names = getattr(self.source, "adds", NOTHING)
+        return own | {"members"}
+
+    def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
+        chosen = [group for group in groups if self.where(group)]
+        fresh = now(self.source, run.step).extend(chosen, run)
+        added = {id(group): new for group, new in zip(chosen, fresh, strict=True)}
+        return [group.add(added.get(id(group), ())) for group in groups]
+
+
+@dataclass(frozen=True)
+class Critique:
+    """Attach feedback in words to the trajectories that match."""
+
+    critic: CritiqueProvider
+    where: Where = Where()
+
+    @property
+    def needs(self) -> Names:
+        own: Names = getattr(self.critic, "needs", frozenset({"members"}))
+        return own | self.where.needs
+
+    @property
+    def adds(self) -> Names:
+        return frozenset({"feedback"})
+
+    def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
+        chosen = [m for group in groups for m in group.members if self.where(m)]
+        said = now(self.critic, run.step)(chosen, run)
+        words = {id(m): given for m, given in zip(chosen, said, strict=True)}
+        failed = sum(isinstance(given, Failed) for given in said)
+        run.metrics["critique/failed"] = float(failed)
+
+        def heard(member: Trajectory) -> Trajectory:
+            given = words.get(id(member))
+            if given is None or isinstance(given, Failed):
+                return member
+            return replace(member, feedback=(*member.feedback, given))
+
+        return [replace(group, members=tuple(map(heard, group.members))) for group in groups]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Drop groups that do not match, and members that do not; both are counted."""
+
+    where: Where = Where()
+    members: Where = Where()
+
+    @property
+    def needs(self) -> Names:
+        return self.where.needs | self.members.needs
+
+    @property
+    def adds(self) -> Names:
+        return NOTHING
+
+    def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
+        kept = [group for group in groups if self.where(group)]
+        run.metrics["keep/groups_dropped"] = float(len(groups) - len(kept))
+        return [replace(g, members=tuple(m for m in g.members if self.members(m))) for g in kept]
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Trade the first members of other origins for the best of one origin.
+
+    Critique-GRPO (arXiv:2506.03106) trades one of its samples for the best refinement: the first
+    with the highest reward. The group keeps its size; other members of that origin are dropped.
+    """
+
+    best: str
+    count: int = 1
+
+    @property
+    def needs(self) -> Names:
+        return frozenset({"reward"})
+
+    @property
+    def adds(self) -> Names:
+        return NOTHING
+
+    def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
+        return [self._trade(group) for group in groups]
+
+    def _trade(self, group: Group) -> Group:
+        offered = [m for m in group.members if m.origin == self.best]
+        others = [m for m in group.members if m.origin != self.best]
+        ranked = sorted(offered, key=lambda m: -m.signals["reward"])  # stable: the first best wins
+        chosen = ranked[: self.count]
+        return replace(group, members=(*chosen, *others[len(chosen) :]))
+
+
+@dataclass(frozen=True)
+class Store:
+    """Remember matching trajectories in a named buffer."""
+
+    buffer: str
+    where: Where = Where()
+
+    @property
+    def needs(self) -> Names:
+        return self.where.needs | {"members"}
+
+    @property
+    def adds(self) -> Names:
+        return NOTHING
+
+    def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
+        run.buffers[self.buffer].add(m for g in groups for m in g.leaving() if self.where(m))
+        return groups
+
+
+@dataclass(frozen=True)
+class Read:
+    """Read columns out of models, for stages and estimators that want them before a phase."""
+
+    columns: Sequence[str]
+    where: Where = Where()
+
+    @property
+    def needs(self) -> Names:
+        return self.where.needs | {"members"}
+
+    @property
+    def adds(self) -> Names:
+        return frozenset(self.columns)
+
+    def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
+        rows = [m for group in groups for m in group.members if self.where(m)]
+        index = [id(m) for m in rows]
+        fresh: Sequence[Trajectory] = rows
+        for column in self.columns:
+            prefix, _ = readout_of(column) or (None, None)
+            model = run.frozen.get(prefix or "") or run.learners.get(
+                "value" if column == "values" else "policy"
+            )
+            if model is None:
+                raise RecipeError(f"read: no model can read out '{column}'.")
+            fresh = model.freeze(fresh, frozenset({column}))
+        new = dict(zip(index, fresh, strict=True))
+        return [
+            replace(group, members=tuple(new.get(id(m), m) for m in group.members))
+            for group in groups
+        ]
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Draw further prompts through the same stages until enough groups survive.
+
+    Dynamic sampling of DAPO, arXiv:2503.14476. Surplus groups are dropped and counted.
+
+    Attributes:
+        groups: how many groups the step shall have.
+        stages: what each drawn prompt goes through, usually rollout, score, keep.
+        rounds: most draws in one step; too few survivors after that are used and counted.
+    """
+
+    groups: int
+    stages: Sequence[Stage]
+    rounds: int = 4
+
+    @property
+    def needs(self) -> Names:
+        return NOTHING
+
+    @property
+    def adds(self) -> Names:
+        return self._pipeline.adds
+
+    @property
+    def _pipeline(self) -> Pipeline:
+        return Pipeline([(type(s).__name__.lower(), s) for s in self.stages], path="fill.stages")
+
+    def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
+        kept = list(self._pipeline(groups, run))
+        rounds = 1
+        while len(kept) < self.groups and rounds < self.rounds:
+            problems = run.sampler.draw(run.step)
+            kept += self._pipeline([Group(run.renderer.prompt(p)) for p in problems], run)
+            rounds += 1
+        run.metrics["fill/rounds"] = float(rounds)
+        run.metrics["fill/surplus"] = float(max(len(kept) - self.groups, 0))
+        run.metrics["fill/missing"] = float(max(self.groups - len(kept), 0))
+        return kept[: self.groups]

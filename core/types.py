@@ -1,0 +1,118 @@
+"""The records that flow through the framework: Problem, Prompt, Trajectory and Group.
+
+They are frozen and open: a method adds *signals* (scalars) and *columns* (one value per token),
+never fields. A name that is absent is unknown, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One task item as text, before a tokenizer has seen it.
+
+    Attributes:
+        id: stable across epochs, runs and machines; replay, curricula and seeds key on it.
+        question: the user's text, or a chat as a list of `{"role", "content"}` messages.
+        answer: what the verifier compares with (plain JSON data).
+        demonstrations: expert responses, as text, without an end-of-sequence token.
+        metadata: plain JSON data, e.g. `{"level": 2}`; a recipe selects by `prompt.level`.
+    """
+
+    id: str
+    question: str | list[dict[str, str]]
+    answer: Any = None
+    demonstrations: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """A rendered problem: what the model is given.
+
+    Attributes:
+        id: the problem's id.
+        tokens: rendered context, int64 [P].
+        problem: the problem it was rendered from (question, answer, metadata).
+        demonstrations: expert responses that end in the end-of-sequence token, int64 [R] each.
+    """
+
+    id: str
+    tokens: Tensor
+    problem: Problem
+    demonstrations: tuple[Tensor, ...] = ()
+
+    @property
+    def answer(self) -> Any:
+        return self.problem.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """A judgement in words, with who gave it."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trajectory:
+    """One response to one prompt; never mutated, only replaced.
+
+    Attributes:
+        prompt: the context it is *trained* under.
+        tokens: the response, int64 [T]; environment replies and the final end-of-sequence included.
+        trainable: which of them carry loss (the policy wrote them), bool [T].
+        origin: "policy", "refinement", "demonstration", "replay", or a plug-in's own word.
+        text: the response decoded without special tokens; what rewards and critics read.
+        truncated: the length limit ended it, not an end-of-sequence token.
+        version: number of weight syncs the sampler had seen; None if not sampled from us.
+        signals: named scalars that stages add ("reward", "advantages", ...).
+        columns: named per-token values, float [T] ("behavior_logprobs", "old_logprobs", ...).
+        feedback: what critics said about it.
+    """
+
+    prompt: Prompt
+    tokens: Tensor
+    trainable: Tensor
+    origin: str
+    text: str = ""
+    truncated: bool = False
+    version: int | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    feedback: tuple[Feedback, ...] = ()
+
+    def with_signals(self, **signals: float) -> Trajectory:
+        return replace(self, signals={**self.signals, **signals})
+
+    def with_columns(self, **columns: Tensor) -> Trajectory:
+        return replace(self, columns={**self.columns, **columns})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """A prompt and every trajectory we have for it in this step.
+
+    Attributes:
+        signals: what is known of the whole group ("success_rate", "reward_mean", ...). Members
+            inherit them when they leave the group for a phase or a buffer.
+    """
+
+    prompt: Prompt
+    members: tuple[Trajectory, ...] = ()
+    signals: Mapping[str, float] = field(default_factory=dict)
+
+    def add(self, new: Iterable[Trajectory]) -> Group:
+        return replace(self, members=self.members + tuple(new))
+
+    def leaving(self) -> Iterable[Trajectory]:
+        """The members, each carrying the group's signals beside its own (its own win)."""
+        for member in self.members:
+            yield replace(member, signals={**self.signals, **member.signals})

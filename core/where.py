@@ -1,0 +1,83 @@
+"""A closed little language for choosing trajectories and groups: no code in recipes.
+
+`{origin: policy, success_rate: {at_most: 0.5}, prompt.level: [3, 4]}`: every entry must hold.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, RootModel
+
+from didact.core.errors import RecipeError
+from didact.core.types import Group, Trajectory
+
+ALWAYS = frozenset({"origin", "truncated", "length", "version"})
+
+
+class Range(BaseModel):
+    """An interval; each end may be open (absent), closed (`at_…`) or strict."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    at_least: float = float("-inf")
+    at_most: float = float("inf")
+    above: float = float("-inf")
+    below: float = float("inf")
+
+    def __contains__(self, value: float) -> bool:
+        inside = self.at_least <= value <= self.at_most
+        return inside and (self.above == float("-inf") or value > self.above) and (
+            self.below == float("inf") or value < self.below
+        )
+
+
+Wanted = bool | float | str | list[float | str] | Range
+
+
+class Where(RootModel[dict[str, Wanted]]):
+    """Maps a name to the value, values or range it must have; all must hold.
+
+    Names are signals of the item, `origin`, `truncated`, `length` (tokens), `version`, or
+    `prompt.KEY` for the problem's metadata. A name that an item lacks is an error, not a mismatch.
+    """
+
+    root: dict[str, Wanted] = {}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The signals it reads: what some stage must have made."""
+        return frozenset(n for n in self.root if n not in ALWAYS and not n.startswith("prompt."))
+
+    def __call__(self, item: Trajectory | Group) -> bool:
+        """Intrinsic names are tried first, so `{origin: policy, reward: 1}` passes over a
+        demonstration that has no reward."""
+        order = sorted(self.root, key=lambda name: name not in ALWAYS)
+        return all(_matches(_read(item, name), self.root[name]) for name in order)
+
+
+def _read(item: Trajectory | Group, name: str) -> Any:
+    if name.startswith("prompt."):
+        key, metadata = name.removeprefix("prompt."), item.prompt.problem.metadata
+        if key not in metadata:
+            raise RecipeError(
+                f"where: problem '{item.prompt.id}' has no metadata '{key}' (it has: "
+                f"{', '.join(sorted(metadata)) or 'none'})."
+            )
+        return metadata[key]
+    if name in item.signals:
+        return item.signals[name]
+    if isinstance(item, Trajectory) and name in ALWAYS:
+        return len(item.tokens) if name == "length" else getattr(item, name)
+    kind = f"trajectory of origin '{item.origin}'" if isinstance(item, Trajectory) else "group"
+    raise RecipeError(
+        f"where: a {kind} has no '{name}' (it has: {', '.join(sorted(item.signals)) or 'none'}); "
+        f"put the stage that makes it earlier, or narrow the choice."
+    )
+
+
+def _matches(value: Any, want: Any) -> bool:
+    if isinstance(want, Range):
+        return value in want
+    if isinstance(want, list):
+        return value in want
+    return bool(value == want)

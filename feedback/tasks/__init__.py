@@ -1,0 +1,1 @@
+"""Task sources: procedural families and files, as indexable collections of problems."""
