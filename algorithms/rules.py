@@ -14,14 +14,18 @@ from didact.algorithms.average import Average, row_weights
 from didact.core.batch import Batch
 from didact.core.protocols import BoundRule, Names, PerToken
 from didact.core.schedule import Scalar, Schedule, value_at
-from didact.core.where import Range, Where
+from didact.core.where import EVERYTHING, Range, Where
 
 Settings = Mapping[str, object]
 
 
 def columns_of(function: Callable[..., object]) -> tuple[str, ...]:
     """The positional parameters of a loss, weight or estimator are the columns it reads."""
-    call = function if inspect.isroutine(function) or isinstance(function, partial) else function.__call__  # type: ignore[operator]
+    call = (
+        function
+        if inspect.isroutine(function) or isinstance(function, partial)
+        else function.__call__
+    )  # type: ignore[operator]
     parameters = inspect.signature(call).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
@@ -70,7 +74,7 @@ class Term:
     label: str
     loss: Bound
     weight: Scalar = 1.0
-    where: Where = Where()
+    where: Where = EVERYTHING
     tokens: Mapping[str, Range | float] = field(default_factory=dict)
     times: Sequence[Bound] = ()
     select: Sequence[Bound] = ()

@@ -84,7 +84,9 @@ class Phase:
         """Mini-batches for this step, none if it is not time. Frozen columns are read once."""
         if not self.when(run.step, len(self.pool)):
             return
-        rows = self._fresh(self.pool.sample(len(self.pool) if self.draw is None else self.draw), run)
+        rows = self._fresh(
+            self.pool.sample(len(self.pool) if self.draw is None else self.draw), run
+        )
         if not rows:
             return
         steps = self.epochs * (ceil(len(rows) / self.batch_size) if self.batch_size else 1)

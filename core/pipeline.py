@@ -20,7 +20,10 @@ class Pipeline:
     """
 
     def __init__(
-        self, stages: Sequence[tuple[str, Stage]], have: Names = frozenset(), path: str = "experience"
+        self,
+        stages: Sequence[tuple[str, Stage]],
+        have: Names = frozenset(),
+        path: str = "experience",
     ) -> None:
         names = set(have)
         for position, (label, stage) in enumerate(stages):
@@ -58,7 +61,9 @@ MAKERS = {
 
 def makers(names: Names | set[str]) -> str:
     """Which stage could make each missing name, as a sentence, or nothing."""
-    known = [f"'{name}' comes from stage '{MAKERS[name]}'" for name in sorted(names) if name in MAKERS]
+    known = [
+        f"'{name}' comes from stage '{MAKERS[name]}'" for name in sorted(names) if name in MAKERS
+    ]
     return f" {'; '.join(known)}." if known else ""
 
 

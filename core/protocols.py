@@ -199,9 +199,7 @@ class Generator(Protocol):
 class Learner(Stateful, Protocol):
     """A training engine that owns one model's weights and named optimizers."""
 
-    def freeze(
-        self, rows: Sequence[Trajectory], columns: Names
-    ) -> Sequence[Trajectory]:
+    def freeze(self, rows: Sequence[Trajectory], columns: Names) -> Sequence[Trajectory]:
         """Attach readouts of the model as it is now, without gradient, as columns.
 
         A column is a readout ("logprobs", "entropy", "values", …) with any prefix before a first

@@ -37,7 +37,9 @@ class Schedule(BaseModel):
 
     @model_validator(mode="after")
     def _one_shape(self) -> Schedule:
-        shapes = [s for s in ("linear", "cosine", "steps", "constant") if getattr(self, s) is not None]
+        shapes = [
+            s for s in ("linear", "cosine", "steps", "constant") if getattr(self, s) is not None
+        ]
         if len(shapes) != 1:
             raise ValueError(
                 "a schedule has exactly one of 'linear', 'cosine', 'steps', 'constant'"

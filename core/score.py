@@ -22,6 +22,7 @@ class Weighted:
 
 
 Rewards = Mapping[str, Weighted]
+SAMPLED = Where({"origin": "policy"})
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Score:
     rewards: Rewards
     solved_by: str | None = None
     solved_at: float = 1.0
-    rate_over: Where = Where({"origin": "policy"})
+    rate_over: Where = SAMPLED
     tolerate: float = 0.02
 
     @property
@@ -104,9 +105,7 @@ class Score:
             )
 
 
-def _call(
-    provider: RewardProvider, trajectories: Sequence[Trajectory]
-) -> Sequence[float | Failed]:
+def _call(provider: RewardProvider, trajectories: Sequence[Trajectory]) -> Sequence[float | Failed]:
     values = list(provider(trajectories)) if trajectories else []
     if len(values) != len(trajectories):
         raise RewardError(

@@ -18,7 +18,7 @@ from didact.core.protocols import (
 )
 from didact.core.schedule import now
 from didact.core.types import Group, Trajectory
-from didact.core.where import Where
+from didact.core.where import EVERYTHING, Where
 
 NOTHING: Names = frozenset()
 
@@ -28,7 +28,7 @@ class Rollout:
     """Ask a source for more trajectories, in the groups that match."""
 
     source: RolloutSource
-    where: Where = Where()
+    where: Where = EVERYTHING
 
     @property
     def needs(self) -> Names:
@@ -52,7 +52,7 @@ class Critique:
     """Attach feedback in words to the trajectories that match."""
 
     critic: CritiqueProvider
-    where: Where = Where()
+    where: Where = EVERYTHING
 
     @property
     def needs(self) -> Names:
@@ -83,8 +83,8 @@ class Critique:
 class Keep:
     """Drop groups that do not match, and members that do not; both are counted."""
 
-    where: Where = Where()
-    members: Where = Where()
+    where: Where = EVERYTHING
+    members: Where = EVERYTHING
 
     @property
     def needs(self) -> Names:
@@ -135,7 +135,7 @@ class Store:
     """Remember matching trajectories in a named buffer."""
 
     buffer: str
-    where: Where = Where()
+    where: Where = EVERYTHING
 
     @property
     def needs(self) -> Names:
@@ -155,7 +155,7 @@ class Read:
     """Read columns out of models, for stages and estimators that want them before a phase."""
 
     columns: Sequence[str]
-    where: Where = Where()
+    where: Where = EVERYTHING
 
     @property
     def needs(self) -> Names:

@@ -26,8 +26,10 @@ class Range(BaseModel):
 
     def __contains__(self, value: float) -> bool:
         inside = self.at_least <= value <= self.at_most
-        return inside and (self.above == float("-inf") or value > self.above) and (
-            self.below == float("inf") or value < self.below
+        return (
+            inside
+            and (self.above == float("-inf") or value > self.above)
+            and (self.below == float("inf") or value < self.below)
         )
 
 
@@ -41,6 +43,7 @@ class Where(RootModel[dict[str, Wanted]]):
     `prompt.KEY` for the problem's metadata. A name that an item lacks is an error, not a mismatch.
     """
 
+    model_config = ConfigDict(frozen=True)
     root: dict[str, Wanted] = {}
 
     @property
@@ -53,6 +56,9 @@ class Where(RootModel[dict[str, Wanted]]):
         demonstration that has no reward."""
         order = sorted(self.root, key=lambda name: name not in ALWAYS)
         return all(_matches(_read(item, name), self.root[name]) for name in order)
+
+
+EVERYTHING = Where()
 
 
 def _read(item: Trajectory | Group, name: str) -> Any:
