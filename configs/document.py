@@ -1,0 +1,273 @@
+"""Recipe files as data: YAML, inheritance, overrides, and the place every value came from.
+
+`extends: NAME` (or a list, later ones win) starts from other recipes: packaged ones by name, files
+by a path relative to this file. Then, key by key:
+
+* a mapping is merged into the inherited mapping;
+* a mapping with a `use:` that differs from the inherited one replaces it whole;
+* anything else (scalar, list) replaces what was inherited;
+* `!remove` takes an inherited key away (an error if there is none);
+* last, `set:` changes single places by their path, inside lists too: `experience.0.rollout.n: 4`.
+
+The command line's `a.b=c` does the same as `set:`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from didact.core.errors import RecipeError, unknown
+
+PACKAGED = Path(__file__).parent
+Spot = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value was written."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclass
+class Document:
+    """Plain data, and for each location in it the place it came from."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    places: dict[Spot, Place] = field(default_factory=dict)
+
+    def place(self, spot: Sequence[str | int]) -> Place:
+        """The place of a location, or of the nearest one around it."""
+        at = tuple(spot)
+        while at and at not in self.places:
+            at = at[:-1]
+        return self.places.get(at, Place("recipe", 0))
+
+
+class _Remove:
+    def __repr__(self) -> str:
+        return "!remove"
+
+
+REMOVE = _Remove()
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the numbers and truth values of YAML 1.2: `1e-6` is a float, `on` is a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rx) for tag, rx in pairs if tag not in (
+        "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
+    )]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"),
+    list("-+.0123456789"),
+)
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf")
+)
+_Loader.add_constructor("!remove", lambda loader, node: REMOVE)
+
+
+def read(source: str | Path, overrides: Sequence[str] = ()) -> Document:
+    """Read a recipe by path or packaged name, resolve `extends:` and `set:`, apply overrides.
+
+    Raises:
+        RecipeError: the file is missing or not YAML, extends itself, or an override has no target.
+    """
+    document = _resolve(locate(source), ())
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise RecipeError(f"override '{text}': write it as path=value, e.g. steps=100.")
+        try:
+            data = yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
+        except yaml.YAMLError as error:
+            raise RecipeError(f"override '{text}': {_first_line(error)}") from None
+        _assign(document, path, data, Place(f"override {text}", 0))
+    return document
+
+
+def packaged() -> list[str]:
+    """Names of the recipes that come with didact."""
+    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+
+
+def locate(source: str | Path, beside: Path | None = None) -> Path:
+    """The file of a recipe: a path, or the name of a packaged one."""
+    path = Path(source)
+    for candidate in ([beside / path] if beside else []) + [path]:
+        if candidate.is_file():
+            return candidate
+    if path.suffix not in (".yaml", ".yml") and (PACKAGED / f"{source}.yaml").is_file():
+        return PACKAGED / f"{source}.yaml"
+    if path.suffix in (".yaml", ".yml") or "/" in str(source):
+        raise RecipeError(f"{source}: no such file.")
+    raise RecipeError(unknown("recipe", str(source), packaged()))
+
+
+def _resolve(file: Path, chain: tuple[Path, ...]) -> Document:
+    if file in chain:
+        raise RecipeError(f"{file.name}: extends itself through {chain[-1].name}.")
+    own = parse(file)
+    parents = own.data.pop("extends", [])
+    changes = own.data.pop("set", {})
+    merged = Document()
+    for parent in [parents] if isinstance(parents, str) else parents:
+        try:
+            base = locate(parent, file.parent)
+        except RecipeError as error:
+            raise RecipeError(f"{own.place(('extends',))}: extends: {error}") from None
+        _merge(merged, _resolve(base, (*chain, file)), ())
+    _merge(merged, own, ())
+    if not isinstance(changes, Mapping):
+        raise RecipeError(f"{own.place(('set',))}: set: must map paths to values.")
+    for path, value in changes.items():
+        _assign(merged, str(path), value, own.place(("set", path)))
+    return merged
+
+
+def parse(file: Path) -> Document:
+    """One file as it stands, without inheritance."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        node = yaml.compose(text, _Loader)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file.name}: not UTF-8 (byte {error.start}).") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{file.name}:{_line(error)}: {_first_line(error)}") from None
+    if node is None:
+        return Document()
+    if not isinstance(node, yaml.MappingNode):
+        raise RecipeError(f"{file.name}:1: a recipe is a mapping of keys to values.")
+    places = {spot: Place(file.name, line) for spot, line in _lines(node, file.name)}
+    loader = _Loader(text)
+    try:
+        return Document(loader.get_single_data(), places)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{file.name}:{_line(error)}: {_first_line(error)}") from None
+
+
+def _line(error: yaml.YAMLError) -> int:
+    mark = getattr(error, "problem_mark", None)
+    return mark.line + 1 if mark else 1
+
+
+def _first_line(error: yaml.YAMLError) -> str:
+    return str(getattr(error, "problem", None) or error).splitlines()[0]
+
+
+def _lines(node: yaml.Node, file: str, at: Spot = ()) -> Iterator[tuple[Spot, int]]:
+    yield at, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise RecipeError(
+                    f"{file}:{key.start_mark.line + 1}: key '{key.value}' is given twice."
+                )
+            seen.add(key.value)
+            name: str | int = int(key.value) if key.tag.endswith(":int") else key.value
+            yield (*at, name), key.start_mark.line + 1
+            yield from ((s, n) for s, n in _lines(value, file, (*at, name)) if s != (*at, name))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _lines(value, file, (*at, index))
+
+
+def _merge(into: Document, new: Document, at: Spot) -> None:
+    """Merge `new` into `into`, at one location of both."""
+    old_data, new_data = _at(into.data, at), _at(new.data, at)
+    for key, value in new_data.items():
+        spot = (*at, key)
+        if value is REMOVE:
+            if key not in old_data:
+                raise RecipeError(
+                    f"{new.place(spot)}: {_dotted(spot)}: nothing to remove: "
+                    + unknown("inherited key", str(key), map(str, old_data))
+                )
+            del old_data[key]
+            _forget(into, spot)
+        elif _mergeable(old_data.get(key), value):
+            into.places[spot] = new.place(spot)
+            _merge(into, new, spot)
+        else:
+            _forget(into, spot)
+            old_data[key] = value
+            into.places |= {s: p for s, p in new.places.items() if s[: len(spot)] == spot}
+
+
+def _mergeable(old: Any, new: Any) -> bool:
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return False
+    return "use" not in new or old.get("use") == new["use"]
+
+
+def _forget(document: Document, spot: Spot) -> None:
+    for known in [known for known in document.places if known[: len(spot)] == spot]:
+        del document.places[known]
+
+
+def _at(data: Any, spot: Spot) -> Any:
+    for key in spot:
+        data = data[key]
+    return data
+
+
+def _dotted(spot: Spot) -> str:
+    return ".".join(map(str, spot))
+
+
+def _assign(document: Document, path: str, value: Any, place: Place) -> None:
+    """Set one location given as a dotted path; integers index lists. Mappings grow, lists do not."""
+    spot: Spot = ()
+    here: Any = document.data
+    keys = path.split(".")
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        step: str | int = key
+        if isinstance(here, list):
+            if not key.isdigit() or int(key) >= len(here):
+                raise RecipeError(
+                    f"{place}: {path}: '{_dotted(spot)}' is a list of {len(here)}; "
+                    f"'{key}' is not one of its positions."
+                )
+            step = int(key)
+        elif not isinstance(here, dict):
+            raise RecipeError(f"{place}: {path}: '{_dotted(spot)}' has no parts.")
+        elif key.isdigit() and int(key) in here:
+            step = int(key)
+        spot = (*spot, step)
+        if last:
+            _forget(document, spot)
+            if value is REMOVE:
+                here.pop(step)
+            else:
+                here[step] = value
+                document.places[spot] = place
+        else:
+            if isinstance(here, dict):
+                here.setdefault(step, {})
+            here[step] = _opened(here[step], in_list=isinstance(here, list))
+            here = here[step]
+
+
+def _opened(value: Any, in_list: bool) -> Any:
+    """A bare name, so that settings can be put beside it: `score` is a stage in a list, else a part."""
+    if not isinstance(value, str):
+        return value
+    return {value: {}} if in_list else {"use": value}

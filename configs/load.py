@@ -1,0 +1,42 @@
+"""From a recipe file to a checked recipe, with every mistake of the file told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from didact.configs.document import Document, read
+from didact.configs.schema import Recipe
+from didact.core.errors import RecipeError
+from didact.plugins.registry import Registry
+
+
+def load_recipe(
+    source: str | Path, registry: Registry, overrides: Sequence[str] = ()
+) -> Recipe:
+    """Read and check a recipe given by path or packaged name.
+
+    Raises:
+        RecipeError: one line for each mistake, `file:line: path: what, nearest, what exists`.
+    """
+    return check(read(source, overrides), registry)
+
+
+def check(document: Document, registry: Registry) -> Recipe:
+    """Validate a document against the schema and the signatures of the parts it names."""
+    try:
+        return Recipe.model_validate(document.data, context={"registry": registry})
+    except ValidationError as error:
+        raise RecipeError("\n".join(dict.fromkeys(_phrase(document, error)))) from None
+
+
+def _phrase(document: Document, error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        loc = [key for key in item["loc"] if key not in ("number", "schedule", "params")]
+        where = ".".join(map(str, loc)) or "recipe"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "missing" or message == "Field required":
+            message = "is required, and not given"
+        yield f"{document.place(loc)}: {where}: {message}"

@@ -1,0 +1,220 @@
+"""What a recipe may say. Every part's settings are checked against its signature while parsed."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from didact.algorithms.average import Average
+from didact.core.backends.models import ModelSpec
+from didact.core.backends.optim import OptimizerSpec
+from didact.core.protocols import Sampling
+from didact.core.where import Range, Where
+from didact.plugins.spec import (
+    Buffer,
+    Generator,
+    Learner,
+    Observer,
+    Reward,
+    Sampler,
+    Setting,
+    Stage,
+    Strict,
+    Task,
+    Use,
+    Weight,
+)
+
+Count = Annotated[int, Field(gt=0)]
+
+
+class LossSpec(Use):
+    """A term of a rule: a loss by name with its settings, and how it is weighed.
+
+    Attributes:
+        weight: multiplies the loss; may be a schedule.
+        where: rows it is for.
+        tokens: tokens it is for, by the value of a column.
+        times: per-token multipliers.
+        select: multipliers decided over the whole mini-batch.
+        bind: reads a column of the loss from another name.
+        average: the denominator; the phase's unless given.
+        batch_average: count all rows of the mini-batch in it, not only this term's.
+        label: what it is logged as; the loss's name unless given.
+    """
+
+    kind = "loss"
+    weight: Setting = 1.0
+    where: Where = Where()
+    tokens: dict[str, Range | float] = {}
+    times: list[Weight] = []
+    select: list[Weight] = []
+    bind: dict[str, str] = {}
+    average: Average | None = None
+    batch_average: bool = False
+    label: str | None = None
+
+    @field_validator("times", "select", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else [value]
+
+
+class When(Strict):
+    """When a phase steps: enough trajectories waiting, within a window of steps, every so many."""
+
+    at_least: Count = 1
+    every: Count = 1
+    first: int = 0
+    last: float = inf
+
+
+class PhaseSpec(Strict):
+    """One kind of update.
+
+    Attributes:
+        take: which trajectories of a step it learns from.
+        pool: where they wait.
+        when: when it steps.
+        rule: its loss, or a list of losses that are added.
+        average: the denominator of its terms.
+        batch_size: most rows of one optimizer step; unset: what is drawn makes one step.
+        draw: rows taken from the pool when it steps; unset: all.
+        epochs: passes over them.
+        optimizer: which of `optimizers:` steps.
+        model: which of `models:` learns.
+        max_age: most weight versions a row may be old.
+    """
+
+    take: Where = Where({"origin": "policy"})
+    pool: Buffer = Field(default="queue", validate_default=True)  # type: ignore[arg-type]
+    when: When = When()
+    rule: list[LossSpec]
+    average: Average = "tokens"
+    batch_size: Count | None = None
+    draw: Count | None = None
+    epochs: Count = 1
+    optimizer: str = "main"
+    model: str = "policy"
+    max_age: int | None = None
+
+    @field_validator("rule", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else [value]
+
+
+class SamplingSpec(Strict):
+    """How the policy is sampled. Temperature 0 is greedy; max_tokens is the longest response."""
+
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Count = 256
+
+    def made(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens)
+
+
+class PromptSpec(Strict):
+    """How problems become tokens.
+
+    Attributes:
+        max_tokens: longest prompt; a longer one is an error.
+        chat: render with the tokenizer's chat template; unset: if it has one.
+        system: system message of the chat.
+    """
+
+    max_tokens: Count = 1024
+    chat: bool | None = None
+    system: str | None = None
+
+
+class EvaluationSpec(Strict):
+    """What is measured, and when.
+
+    Attributes:
+        task: the problems; all of them, so give the task a size.
+        every: steps between evaluations; 0: only at the end.
+        greedy: also answer each problem once at temperature 0 (pass@1 greedy).
+        samples: answers per problem at the sampling of the run (avg@k, pass@k).
+        ks: the k of pass@k; those above `samples` are refused.
+        by: metadata keys to break accuracy down by.
+        bins: break down by base-model difficulty: easy >= 0.75, medium, hard, hardest = 0.
+        samples_every: sampled answers also at the intermediate evaluations, not only at the end.
+        sampling: overrides of the run's sampling.
+    """
+
+    task: Task
+    every: Annotated[int, Field(ge=0)] = 0
+    greedy: bool = True
+    samples: Annotated[int, Field(ge=0)] = 8
+    ks: list[Count] = [1, 8]
+    by: list[str] = []
+    bins: bool = False
+    samples_every: bool = False
+    sampling: SamplingSpec | None = None
+
+
+class CheckpointSpec(Strict):
+    """When the state of the run is written, and how many states are kept. 0: only on signals."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    keep: Count = 1
+
+
+class StopSpec(Strict):
+    """End early once a metric of the evaluation reaches a value; then cool down.
+
+    Attributes:
+        metric: a name as it is logged, e.g. `eval/accuracy/level=2`.
+        at_least: the value to reach.
+        cooldown: further steps, over which every learning rate falls linearly to 0.
+        after: not before this step.
+    """
+
+    metric: str
+    at_least: float
+    cooldown: Annotated[int, Field(ge=0)] = 0
+    after: int = 0
+
+
+class Recipe(Strict):
+    """A whole run.
+
+    Attributes:
+        about: the paper, and what departs from it.
+        seed: of everything random in the run.
+        steps: how often the loop goes round.
+        models: by name. `policy` learns; other names are read as columns (`ref_logprobs` reads
+            model `ref`, by default the policy at the start) or learn in phases of their own.
+        base: a recipe whose final model is the policy to start from, made once and cached.
+        task, sampler: the training problems and how a step draws from them.
+        rewards: what `score` computes; the first decides what counts as solved.
+        experience: the stages of a step.
+        phases: the updates of a step, in order.
+    """
+
+    about: str = ""
+    seed: int = 0
+    steps: Count
+    models: dict[str, ModelSpec] = {}
+    base: str | None = None
+    learner: Learner = Field(default="torch", validate_default=True)  # type: ignore[arg-type]
+    generator: Generator = Field(default="hf", validate_default=True)  # type: ignore[arg-type]
+    optimizers: dict[str, OptimizerSpec] = {"main": OptimizerSpec()}
+    prompt: PromptSpec = PromptSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    task: Task
+    sampler: Sampler = Field(default="shuffled", validate_default=True)  # type: ignore[arg-type]
+    rewards: dict[str, Reward] = {}
+    buffers: dict[str, Buffer] = {}
+    experience: list[Stage]
+    phases: dict[str, PhaseSpec]
+    evaluation: EvaluationSpec | None = None
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    stop: StopSpec | None = None
+    observers: list[Observer] = Field(default=["jsonl", "tensorboard"], validate_default=True)  # type: ignore[arg-type]
+    trajectories: Literal["none", "sampled", "all"] = "sampled"

@@ -1,0 +1,326 @@
+"""How a recipe names a part, and how a part's settings are read off its signature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    ModelWrapValidatorHandler,
+    SerializeAsAny,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from didact.core import protocols
+from didact.core.errors import RecipeError, unknown
+from didact.core.schedule import Schedule
+
+
+CALLED = frozenset({"reward", "critic", "advantage", "loss", "weight"})
+"""Kinds whose parts are functions of data: a function is bound to its keyword-only settings. In
+all other kinds, and for classes, the factory is called with its settings."""
+
+PROVIDED = {
+    "sampler": {"task"},
+    "stage": {"rewards"},
+    "generator": {"model", "tokenizer", "learner", "world"},
+    "learner": {"model", "tokenizer", "optimizers", "temperature", "world", "values"},
+    "observer": {"folder", "steps"},
+}
+"""Parameters that the framework fills in, by kind: not for recipes."""
+
+Setting = Annotated[
+    Annotated[float, Tag("number")] | Annotated[Schedule, Tag("schedule")],
+    Discriminator(lambda value: "schedule" if isinstance(value, dict | Schedule) else "number"),
+]
+"""A float that a recipe may make a schedule."""
+
+
+def problem(message: str, loc: tuple[str | int, ...], given: object) -> InitErrorDetails:
+    """One validation error in our words, to be raised together with the others."""
+    kind = PydanticCustomError("recipe", "{message}", {"message": message})
+    return InitErrorDetails(type=kind, loc=loc, input=given)
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys, says what is nearest, and reports all errors of a level at once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_unknown(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        errors: list[InitErrorDetails] = []
+        if isinstance(data, Mapping) and not issubclass(cls, Use):
+            for key in [key for key in data if key not in cls.model_fields]:
+                said = unknown("key", str(key), cls.model_fields)
+                errors.append(problem(said, (key,), data[key]))
+            data = {key: value for key, value in data.items() if key in cls.model_fields}
+        try:
+            made = handler(data)
+        except ValidationError as error:
+            raise _joined(cls.__name__, errors, error) from None
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return made
+
+
+def _joined(
+    title: str, first: list[InitErrorDetails], error: ValidationError
+) -> ValidationError:
+    more = [problem(_plain(e["msg"]), e["loc"], e["input"]) for e in error.errors()]
+    return ValidationError.from_exception_data(title, first + more)
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+
+
+class Use(Strict):
+    """A part by name, its settings beside it: `{use: ring, capacity: 64}`.
+
+    A bare string is a part with its defaults. Subclasses fix the kind and may add fields of their
+    own, which then cannot be settings of the part.
+    """
+
+    kind: ClassVar[str]
+    use: str
+    params: SerializeAsAny[BaseModel]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, data: Any, info: ValidationInfo) -> Any:
+        if isinstance(data, cls):
+            return data
+        data = {"use": data} if isinstance(data, str) else data
+        if not isinstance(data, Mapping) or not isinstance(data.get("use"), str):
+            raise ValueError(f"name the {cls.kind} with 'use:', or give just its name")
+        registry = (info.context or {})["registry"]
+        try:
+            entry = registry.get(cls.kind, data["use"])
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        own = {key: value for key, value in data.items() if key in cls.model_fields}
+        rest = {key: value for key, value in data.items() if key not in cls.model_fields}
+        params, errors = settings(entry, rest, info, {*cls.model_fields} - {"use", "params"})
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return {**own, "params": params}
+
+    @model_serializer
+    def _flat(self) -> Any:
+        own = {k: getattr(self, k) for k in type(self).model_fields if k not in ("use", "params")}
+        given = {k: dump(v) for k, v in own.items() if k in self.model_fields_set}
+        params = {k: dump(getattr(self.params, k)) for k in type(self.params).model_fields}
+        return {"use": self.use, **params, **given}
+
+
+def dump(value: Any) -> Any:
+    """A setting as plain data; components as their `use:` form."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_defaults=isinstance(value, Schedule))
+    if isinstance(value, Mapping):
+        return {key: dump(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [dump(item) for item in value]
+    return value
+
+
+def settings(
+    entry: Any, given: Mapping[str, Any], info: ValidationInfo, own: set[str]
+) -> tuple[BaseModel | None, list[InitErrorDetails]]:
+    """Validate a part's settings; all mistakes together."""
+    model: type[BaseModel] = entry.params
+    errors = [
+        problem(
+            unknown(f"setting of {entry.kind} '{entry.name}'", str(key), {*model.model_fields, *own}),
+            (key,),
+            value,
+        )
+        for key, value in given.items()
+        if key not in model.model_fields
+    ]
+    known = {key: value for key, value in given.items() if key in model.model_fields}
+    try:
+        return model.model_validate(known, context=info.context), errors
+    except ValidationError as error:
+        more = [problem(_plain(e["msg"]), e["loc"], e["input"]) for e in error.errors()]
+        return None, errors + more
+
+
+class Advantage(Use):
+    kind = "advantage"
+
+
+class Reward(Use):
+    kind = "reward"
+    weight: Setting = 1.0
+
+
+class Critic(Use):
+    kind = "critic"
+
+
+class Source(Use):
+    kind = "source"
+
+
+class Buffer(Use):
+    kind = "buffer"
+
+
+class Environment(Use):
+    kind = "environment"
+
+
+class Task(Use):
+    kind = "task"
+
+
+class Sampler(Use):
+    kind = "sampler"
+
+
+class Generator(Use):
+    kind = "generator"
+
+
+class Learner(Use):
+    kind = "learner"
+
+
+class Observer(Use):
+    kind = "observer"
+
+
+class Weight(Use):
+    kind = "weight"
+    bind: dict[str, str] = {}
+
+
+class Stage(Strict):
+    """A verb of `experience:`, `{rollout: {use: policy, n: 8}}`; `- score` is short for its defaults.
+
+    If a stage has a part as its one required setting (a rollout its source, an advantage its
+    estimator), the part's `use:` and settings are written beside the stage's own.
+    """
+
+    kind: ClassVar[str] = "stage"
+    use: str
+    params: SerializeAsAny[BaseModel]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _verb(cls, data: Any, info: ValidationInfo) -> Any:
+        if isinstance(data, str):
+            data = {data: {}}
+        if not isinstance(data, Mapping) or len(data) != 1:
+            raise ValueError("a stage is one verb, e.g. '- score' or '- rollout: {use: policy}'")
+        verb, body = next(iter(data.items()))
+        try:
+            entry = (info.context or {})["registry"].get("stage", verb)
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        body = _nested(entry, body)
+        params, errors = settings(entry, body, info, set())
+        if errors:
+            at = [InitErrorDetails(**{**e, "loc": (verb, *e.get("loc", ()))}) for e in errors]  # type: ignore[typeddict-item]
+            raise ValidationError.from_exception_data("stage", at)
+        return {"use": verb, "params": params}
+
+    @model_serializer
+    def _flat(self) -> Any:
+        body = {k: dump(getattr(self.params, k)) for k in type(self.params).model_fields}
+        return {self.use: body}
+
+
+def main_part(entry: Any) -> str | None:
+    """The one required setting of a stage that is itself a part."""
+    fields = entry.params.model_fields.items()
+    parts = [name for name, field in fields if field.is_required() and _is_use(field.annotation)]
+    return parts[0] if len(parts) == 1 else None
+
+
+def _is_use(annotation: Any) -> bool:
+    return inspect.isclass(annotation) and issubclass(annotation, Use)
+
+
+def _nested(entry: Any, body: Any) -> Mapping[str, Any]:
+    main = main_part(entry)
+    if body is None:
+        return {}
+    if isinstance(body, str):
+        if main is None:
+            raise ValueError(f"stage '{entry.name}' takes settings, not the name '{body}'")
+        return {main: body}
+    if not isinstance(body, Mapping):
+        raise ValueError(f"the settings of stage '{entry.name}' must be a mapping")
+    if main is None or "use" not in body:
+        return body
+    own = entry.params.model_fields
+    part = {key: value for key, value in body.items() if key not in own}
+    return {**{key: value for key, value in body.items() if key in own}, main: part}
+
+
+SPECS: dict[Any, Any] = {
+    protocols.AdvantageEstimator: Advantage,
+    protocols.RewardProvider: Reward,
+    protocols.CritiqueProvider: Critic,
+    protocols.RolloutSource: Source,
+    protocols.ReplayBuffer: Buffer,
+    protocols.Environment: Environment,
+    protocols.TaskSource: Task,
+    protocols.Sampler: Sampler,
+    protocols.Stage: Stage,
+}
+
+
+def params_of(kind: str, factory: Callable[..., Any]) -> type[BaseModel]:
+    """Read a part's settings off its signature: nothing is declared twice.
+
+    Of a class they are the constructor's parameters; of a function of data the keyword-only ones;
+    of any other function all. A parameter annotated with one of our protocols is itself a part.
+    """
+    is_class = inspect.isclass(factory)
+    hints = get_type_hints(factory.__init__ if is_class else factory)
+    only_keywords = kind in CALLED and not is_class
+    fields: dict[str, Any] = {
+        p.name: (_spec(kind, hints.get(p.name, Any)), ... if p.default is p.empty else p.default)
+        for p in inspect.signature(factory).parameters.values()
+        if p.name not in PROVIDED.get(kind, ())
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and (p.kind is p.KEYWORD_ONLY or not only_keywords)
+    }
+    name = getattr(factory, "__name__", "part")
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    return create_model(name, __config__=config, **fields)
+
+
+def _spec(kind: str, hint: Any) -> Any:
+    """The type a recipe's value must have: protocols become parts, floats may be schedules."""
+    if hint is float and kind in CALLED | {"source"}:
+        return Setting
+    if _hashable(hint) and hint in SPECS:
+        return SPECS[hint]
+    outer, arguments = get_origin(hint), get_args(hint)
+    inner = tuple(_spec(kind, a) for a in arguments)
+    if outer in (Union, UnionType):
+        return Union[inner]  # noqa: UP007
+    if outer is not None and any(a in SPECS for a in arguments if _hashable(a)):
+        return outer[inner]
+    return hint
+
+
+def _hashable(item: object) -> bool:
+    return getattr(item, "__hash__", None) is not None
