@@ -1,0 +1,188 @@
+"""Expert responses: whole, or as a beginning that the policy completes."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from didact.core.errors import RecipeError
+from didact.core.protocols import Failed, Names, Request, RewardProvider, Run, Sample
+from didact.core.seeds import seed_of
+from didact.core.types import Group, Prompt, Trajectory
+from didact.feedback.policy import ask, cut, sampling_of, seeds_of
+
+
+@dataclass(frozen=True)
+class DemonstrationSource:
+    """Up to n expert responses per prompt, of origin "demonstration", all tokens trainable.
+
+    They carry no behaviour log-probabilities: nobody knows the expert's. Counted in `run.metrics`:
+    `demonstrations/offered`, `demonstrations/missing` (prompts that have none),
+    `demonstrations/overlong`, `demonstrations/rejected`, `demonstrations/unverified`.
+
+    Attributes:
+        n: most per prompt.
+        max_tokens: longest response in tokens; None: no limit.
+        overlong: what happens to a longer one: "skip" it, or "cut" it at the limit and put the
+            end-of-sequence token over the last one, as ReLIFT does (TheRoadQaQ/ReLIFT at eb95454f,
+            trainer.py, replace_response_in_batch).
+        pick: which, if a prompt has more: the "first", or a "random" choice that depends on seed,
+            step and prompt.
+        verify: offer only what this reward accepts; what it cannot score is not offered.
+        solved_at: least reward that is accepted.
+    """
+
+    n: int = 1
+    max_tokens: int | None = None
+    overlong: Literal["skip", "cut"] = "skip"
+    pick: Literal["first", "random"] = "first"
+    verify: RewardProvider | None = None
+    solved_at: float = 1.0
+
+    def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:
+        found = [self._fitting(group.prompt, run) for group in groups]
+        accepted = self._verified([one for row in found for one in row], run)
+        kept = [[one for one in row if accepted[id(one)]] for row in found]
+        offered = [row[: self.n] for row in kept]
+        _count(run, "missing", sum(not group.prompt.demonstrations for group in groups))
+        _count(run, "offered", sum(map(len, offered)))
+        return offered
+
+    def _fitting(self, prompt: Prompt, run: Run) -> list[Trajectory]:
+        limit = math.inf if self.max_tokens is None else self.max_tokens
+        tokens = list(prompt.demonstrations)
+        if self.pick == "random":
+            random.Random(seed_of(run.seed, run.step, prompt.id, "demonstrations")).shuffle(tokens)
+        if self.overlong == "skip":
+            _count(run, "overlong", sum(len(one) > limit for one in tokens))
+            tokens = [one for one in tokens if len(one) <= limit]
+        if self.verify is None:
+            tokens = tokens[: self.n]
+        if self.overlong == "cut":
+            _count(run, "overlong", sum(len(one) > limit for one in tokens))
+        return [self._shown(prompt, one, limit, run) for one in tokens]
+
+    def _shown(self, prompt: Prompt, tokens: Tensor, limit: float, run: Run) -> Trajectory:
+        truncated = len(tokens) > limit
+        if truncated:
+            tokens = torch.cat([tokens[: int(limit) - 1], tokens[-1:]])
+        return Trajectory(
+            prompt,
+            tokens=tokens,
+            trainable=torch.ones_like(tokens, dtype=torch.bool),
+            origin="demonstration",
+            text=run.renderer.text(tokens),
+            truncated=truncated,
+        )
+
+    def _verified(self, shown: Sequence[Trajectory], run: Run) -> dict[int, bool]:
+        verify = self.verify
+        if verify is None or not shown:
+            return {id(one): True for one in shown}
+        values = run.world.map(lambda part: verify(part) if part else [], shown)
+        failed = [isinstance(value, Failed) for value in values]
+        good = [not isinstance(value, Failed) and value >= self.solved_at for value in values]
+        _count(run, "unverified", sum(failed))
+        _count(run, "rejected", len(good) - sum(good) - sum(failed))
+        return {id(one): fine for one, fine in zip(shown, good, strict=True)}
+
+
+@dataclass(frozen=True)
+class PrefixSource:
+    """Responses that begin with an expert's first tokens and that the policy completes.
+
+    L = floor(u |y*|) tokens of the prompt's first demonstration y*, never its last token, with u
+    drawn uniformly from [low, high] for every response. Prefix-RFT (ZeroYuHuang/prefix_rft at
+    5f5d2a1f) draws from [low(t), 0.95] with `low` falling by a cosine from 0.95 to 0. The anchors
+    of BREAD and, with the hint in the response instead of the prompt, those of UFT are such
+    prefixes too.
+
+    Origin "prefix". Column `prefix`: 1.0 on the expert's tokens, 0.0 on the policy's. The expert's
+    tokens have no behaviour log-probability, so `behavior_logprobs` is there only where they carry
+    no loss (then 0 on them) or where there are none.
+
+    Attributes:
+        n: responses per prompt.
+        low, high: ends of the share of the demonstration, each in [0, 1].
+        trainable: whether the expert's tokens carry loss.
+        model: who completes.
+        temperature, top_p, top_k: as in `Sampling`; None: the run's.
+        max_tokens: longest response, the prefix included; None: the run's.
+    """
+
+    n: int = 1
+    low: float = 0.0
+    high: float = 0.95
+    trainable: bool = True
+    model: str = "policy"
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise RecipeError(
+                f"prefix: low and high are shares with 0 <= low <= high <= 1, not {self.low} and "
+                f"{self.high}."
+            )
+
+    @property
+    def adds(self) -> Names:
+        return frozenset({"prefix"})
+
+    def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:
+        sampling = sampling_of(run, self.temperature, self.top_p, self.top_k, self.max_tokens)
+        prompts = [g.prompt for g in groups if g.prompt.demonstrations for _ in range(self.n)]
+        seeds = seeds_of(run, prompts, "prefix")
+        most = sampling.max_tokens - 1  # room for a token of the policy
+        prefixes = [self._prefix(p, s)[:most] for p, s in zip(prompts, seeds, strict=True)]
+        requests = [
+            Request(torch.cat([prompt.tokens, prefix]), seed)
+            for prompt, prefix, seed in zip(prompts, prefixes, seeds, strict=True)
+        ]
+        samples = ask(run, self.model, requests, sampling)
+        made = iter(zip(prompts, prefixes, samples, strict=True))
+        _count(run, "missing", sum(not group.prompt.demonstrations for group in groups))
+        return [
+            [
+                self._joined(prompt, prefix, cut(sample, sampling.max_tokens - len(prefix)), run)
+                for prompt, prefix, sample in (next(made) for _ in range(self.n))
+            ]
+            if group.prompt.demonstrations
+            else []
+            for group in groups
+        ]
+
+    def _prefix(self, prompt: Prompt, seed: int) -> Tensor:
+        expert = prompt.demonstrations[0]
+        share = random.Random(seed_of(seed, "share")).uniform(self.low, self.high)
+        return expert[: min(int(share * len(expert)), len(expert) - 1)]
+
+    def _joined(self, prompt: Prompt, prefix: Tensor, sample: Sample, run: Run) -> Trajectory:
+        tokens = torch.cat([prefix, sample.tokens])
+        expert = torch.arange(len(tokens)) < len(prefix)
+        columns = {"prefix": expert.float()}
+        if not self.trainable or len(prefix) == 0:
+            columns["behavior_logprobs"] = torch.cat([torch.zeros(len(prefix)), sample.logprobs])
+        return Trajectory(
+            prompt,
+            tokens=tokens,
+            trainable=torch.ones_like(expert) if self.trainable else ~expert,
+            origin="prefix",
+            text=run.renderer.text(tokens),
+            truncated=sample.truncated,
+            version=sample.version,
+            columns=columns,
+        )
+
+
+def _count(run: Run, what: str, number: int) -> None:
+    name = f"demonstrations/{what}"
+    run.metrics[name] = run.metrics.get(name, 0.0) + number

@@ -1,0 +1,212 @@
+"""Fresh samples of a model: single responses, or episodes in which an environment answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from didact.core.errors import RecipeError, unknown
+from didact.core.protocols import Environment, Names, Request, Run, Sample, Sampling
+from didact.core.seeds import seed_of
+from didact.core.types import Group, Prompt, Trajectory
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """n fresh samples per prompt, with the log-probability of each token as it was drawn.
+
+    With an environment every sample becomes an episode: response, reply, response, … in one
+    trajectory. Replies are context: untrainable, `behavior_logprobs` 0. The episode ends when the
+    environment says nothing, after `turns` responses, at a truncated response, or when a reply
+    leaves no room within `max_tokens`, which then counts as truncated.
+
+    Attributes:
+        n: samples per prompt.
+        model: who is sampled; its name is also the origin of what it says.
+        temperature, top_p, top_k: as in `Sampling`; None: the run's.
+        max_tokens: longest trajectory in tokens, replies included; None: the run's.
+        environment: what answers the responses.
+        turns: most responses of one episode; None: the environment decides.
+        turn_tokens: longest single response in tokens; None: whatever room is left.
+        read: what `text` holds, so what rewards and critics read: the "last" response of an
+            episode, or "all" of it with the replies.
+    """
+
+    n: int = 8
+    model: str = "policy"
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    environment: Environment | None = None
+    turns: int | None = None
+    turn_tokens: int | None = None
+    read: Literal["last", "all"] = "last"
+
+    @property
+    def adds(self) -> Names:
+        """Episodes also carry the signal "turns", their number of responses."""
+        return frozenset({"behavior_logprobs"} | ({"turns"} if self.environment else set()))
+
+    def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:
+        sampling = sampling_of(
+            run, self.temperature, self.top_p, self.top_k, max_tokens=self.max_tokens
+        )
+        prompts = [group.prompt for group in groups for _ in range(self.n)]
+        episodes = self._play(prompts, sampling, run)
+        return [episodes[at * self.n : (at + 1) * self.n] for at in range(len(groups))]
+
+    def _play(self, prompts: Sequence[Prompt], sampling: Sampling, run: Run) -> list[Trajectory]:
+        seeds = seeds_of(run, prompts, self.model)
+        live = [_start(prompt, self.model) for prompt in prompts]
+        active, turn = list(range(len(live))), 0
+        while active:
+            rooms = [sampling.max_tokens - len(live[at].tokens) for at in active]
+            limits = [min(room, self.turn_tokens or room) for room in rooms]
+            requests = [
+                Request(
+                    torch.cat([live[at].prompt.tokens, live[at].tokens]), _turn(seeds[at], turn)
+                )
+                for at in active
+            ]
+            samples = ask(run, self.model, requests, replace(sampling, max_tokens=max(limits)))
+            for at, sample, limit in zip(active, samples, limits, strict=True):
+                live[at] = _said(live[at], cut(sample, limit), run)
+            active = self._answered(live, active, turn, sampling.max_tokens, run)
+            turn += 1
+        return [self._done(episode, run) for episode in live]
+
+    def _answered(
+        self, live: list[Trajectory], active: Sequence[int], turn: int, most: int, run: Run
+    ) -> list[int]:
+        """Append the environment's replies in place; which episodes go on."""
+        environment = self.environment
+        if environment is None or (self.turns is not None and turn + 1 >= self.turns):
+            return []
+        open_ = [at for at in active if not live[at].truncated and len(live[at].tokens) < most]
+
+        def reply(episodes: Sequence[Trajectory]) -> list[tuple[str | None]]:
+            return [(environment.reply(e.prompt, e.text, turn),) for e in episodes]
+
+        going = []
+        for at, (text,) in zip(
+            open_, run.world.map(reply, [live[at] for at in open_]), strict=True
+        ):
+            if text is None:
+                continue
+            tokens = run.renderer.response(text, end=False)
+            if len(live[at].tokens) + len(tokens) >= most:
+                live[at] = replace(live[at], truncated=True)
+                continue
+            live[at] = _append(live[at], tokens, torch.zeros(len(tokens)), trainable=False)
+            going.append(at)
+        return going
+
+    def _done(self, episode: Trajectory, run: Run) -> Trajectory:
+        if self.read == "all":
+            episode = replace(episode, text=run.renderer.text(episode.tokens))
+        return episode
+
+
+def sampling_of(
+    run: Run,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    max_tokens: int | None = None,
+) -> Sampling:
+    """The run's sampling with what a source sets differently."""
+    own = run.sampling
+    return Sampling(
+        temperature=own.temperature if temperature is None else temperature,
+        top_p=own.top_p if top_p is None else top_p,
+        top_k=own.top_k if top_k is None else top_k,
+        max_tokens=own.max_tokens if max_tokens is None else max_tokens,
+    )
+
+
+def seeds_of(run: Run, prompts: Sequence[Prompt], role: str) -> list[int]:
+    """A seed for each prompt; the k-th time that a prompt stands in the list it is sample k.
+
+    The policy's first samples of a step get `seed_of(run.seed, run.step, prompt.id, k)`. Other
+    roles, and further calls in the same step (more rounds of `fill`, a second `rollout`), get
+    seeds of their own; `run.metrics["calls/ROLE"]` counts the calls of the step.
+    """
+    call = int(run.metrics.get(f"calls/{role}", 0))
+    run.metrics[f"calls/{role}"] = call + 1.0
+    more = () if (role, call) == ("policy", 0) else (role, call)
+    times: Counter[str] = Counter()
+    seeds = []
+    for prompt in prompts:
+        seeds.append(seed_of(run.seed, run.step, prompt.id, times[prompt.id], *more))
+        times[prompt.id] += 1
+    return seeds
+
+
+def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -> Sequence[Sample]:
+    """One sample per request, in order; every rank generates a stripe of them.
+
+    All ranks call their generator even for an empty stripe, because a sharded one works together.
+    Adds the sampled tokens to `run.metrics["tokens/generated"]`.
+    """
+    if model not in run.generators:
+        raise RecipeError(f"rollout: {unknown('model to sample from', model, run.generators)}")
+    generator = run.generators[model]
+    if not requests:
+        return []
+    samples = run.world.map(lambda stripe: generator.generate(stripe, sampling), requests)
+    tokens = float(sum(len(sample.tokens) for sample in samples))
+    run.metrics["tokens/generated"] = run.metrics.get("tokens/generated", 0.0) + tokens
+    return samples
+
+
+def cut(sample: Sample, limit: int) -> Sample:
+    """The sample as it would have been with this limit in tokens."""
+    if len(sample.tokens) <= limit:
+        return sample
+    return replace(
+        sample, tokens=sample.tokens[:limit], logprobs=sample.logprobs[:limit], truncated=True
+    )
+
+
+def _turn(seed: int, turn: int) -> int:
+    return seed if turn == 0 else seed_of(seed, turn)
+
+
+def _start(prompt: Prompt, origin: str) -> Trajectory:
+    empty = torch.zeros(0, dtype=torch.int64)
+    return Trajectory(
+        prompt,
+        tokens=empty,
+        trainable=empty.bool(),
+        origin=origin,
+        columns={"behavior_logprobs": empty.float()},
+    )
+
+
+def _said(so_far: Trajectory, sample: Sample, run: Run) -> Trajectory:
+    """The episode with one more response; its version is the oldest that spoke in it."""
+    longer = _append(so_far, sample.tokens, sample.logprobs, trainable=True)
+    version = sample.version if so_far.version is None else min(so_far.version, sample.version)
+    return replace(
+        longer,
+        text=run.renderer.text(sample.tokens),
+        truncated=sample.truncated,
+        version=version,
+    )
+
+
+def _append(so_far: Trajectory, tokens: Tensor, logprobs: Tensor, trainable: bool) -> Trajectory:
+    flags = torch.full((len(tokens),), trainable)
+    longer = replace(
+        so_far,
+        tokens=torch.cat([so_far.tokens, tokens]),
+        trainable=torch.cat([so_far.trainable, flags]),
+    )
+    behavior = torch.cat([so_far.columns["behavior_logprobs"], logprobs])
+    return longer.with_columns(behavior_logprobs=behavior)
