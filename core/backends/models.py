@@ -1,0 +1,183 @@
+"""Models and tokenizers by description: a folder, a hub id, or fresh weights of a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from didact.core.backends import attention
+from didact.core.backends.tokenizers import character_tokenizer
+from didact.core.errors import RecipeError
+
+VALUE_HEAD = "value_head.safetensors"
+
+
+class ModelSpec(BaseModel):
+    """Which model, and how it is loaded.
+
+    Attributes:
+        path: a folder, or a hub id; exactly one of `path` and `config`.
+        config: a transformers configuration with its `model_type`; random weights from `seed`. The
+            size of the vocabulary and the special tokens come from the tokenizer if absent.
+        tokenizer: "characters", a folder or a hub id; the model's own path if absent.
+        dtype: of the parameters the forward pass uses; float32 master copies are always kept.
+        kind: "causal" language model, or "value": the same body with a scalar head.
+        attention: "packed" (ours, fastest when rows are packed), or a name of transformers.
+        seed: of fresh weights.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    path: str | None = None
+    config: dict[str, Any] | None = None
+    tokenizer: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    kind: Literal["causal", "value"] = "causal"
+    attention: Literal["packed", "sdpa", "eager", "flash_attention_2"] = "packed"
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSpec:
+        if (self.path is None) == (self.config is None):
+            raise ValueError("give exactly one of 'path' and 'config'")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("'config' needs 'model_type', e.g. qwen3")
+        if self.config is not None and self.tokenizer is None:
+            raise ValueError("a model made from 'config' needs a 'tokenizer'")
+        return self
+
+
+class ValueModel(nn.Module):
+    """A transformer body and a linear head: one number per token. The head starts at zero."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self.model = body
+        self.head = nn.Linear(body.config.hidden_size, 1, dtype=body.dtype)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.config = body.config
+
+    def save_pretrained(self, folder: str | Path, state_dict: Any = None) -> None:
+        """The body as transformers writes it, and the head beside it."""
+        from safetensors.torch import save_file
+
+        weights: dict[str, Tensor] = dict(state_dict or self.state_dict())
+        head = {k: v.contiguous() for k, v in weights.items() if k.startswith("head.")}
+        body = {k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")}
+        self.model.save_pretrained(folder, state_dict=body)
+        save_file(head, str(Path(folder) / VALUE_HEAD))
+
+
+def quickstart_model() -> dict[str, Any]:
+    """The embedded model: Qwen3 in small, about 287k parameters with the character tokenizer."""
+    return {
+        "model_type": "qwen3",
+        "hidden_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 24,
+        "intermediate_size": 192,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "initializer_range": 0.02,
+    }
+
+
+def load_tokenizer(spec: ModelSpec) -> Any:
+    """The model's tokenizer. One without an end-of-sequence token is refused."""
+    from transformers import AutoTokenizer
+
+    source = spec.tokenizer or spec.path
+    if source == "characters":
+        return character_tokenizer()
+    tokenizer = _pretrained(AutoTokenizer, source, "tokenizer")
+    if tokenizer.eos_token_id is None:
+        raise RecipeError(f"tokenizer '{source}' has no end-of-sequence token.")
+    return tokenizer
+
+
+def load_model(spec: ModelSpec, tokenizer: Any, device: torch.device | str = "cpu") -> nn.Module:
+    """The model in evaluation mode, without dropout, on one device."""
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    dtype = getattr(torch, spec.dtype)
+    name = attention.register() if spec.attention == "packed" else spec.attention
+    auto = AutoModel if spec.kind == "value" else AutoModelForCausalLM
+    options = {"dtype": dtype, "attn_implementation": name}
+    model: Any
+    if spec.config is not None:
+        model = _fresh(auto, spec, tokenizer, options)
+    else:
+        model = _pretrained(auto, spec.path, "model", **options)
+    _check_vocabulary(model, tokenizer, spec)
+    if spec.kind == "value":
+        model = _with_head(model, spec)
+    _without_dropout(model)
+    made: nn.Module = model.to(device).eval()
+    return made
+
+
+def _fresh(auto: Any, spec: ModelSpec, tokenizer: Any, options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        **(spec.config or {}),
+    }
+    try:
+        config = AutoConfig.for_model(**settings)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"model: its 'config' is not usable: {error}") from None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        return auto.from_config(config, **options)
+
+
+def _pretrained(auto: Any, source: str | None, what: str, **options: Any) -> Any:
+    path = Path(str(source)).expanduser()
+    looks_local = str(source).startswith((".", "/", "~")) or str(source).count("/") != 1
+    if looks_local and not path.exists():
+        raise RecipeError(f"{what}: there is no folder '{source}', and it is no hub id.")
+    try:
+        return auto.from_pretrained(str(path) if path.exists() else source, **options)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise RecipeError(f"{what}: '{source}' cannot be loaded: {first}") from None
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, spec: ModelSpec) -> None:
+    size, wanted = model.config.vocab_size, len(tokenizer)
+    if wanted > size:
+        raise RecipeError(
+            f"model '{spec.path or spec.config}' has {size} token ids, its tokenizer {wanted}: "
+            f"they do not belong together."
+        )
+
+
+def _with_head(body: Any, spec: ModelSpec) -> ValueModel:
+    from safetensors.torch import load_file
+
+    model = ValueModel(body)
+    file = Path(spec.path or "").expanduser() / VALUE_HEAD
+    if spec.path is not None and file.exists():
+        model.load_state_dict(load_file(str(file)), strict=False)
+    return model
+
+
+def _without_dropout(model: nn.Module) -> None:
+    """Sampler, old and live log-probabilities must come from one function of the weights."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]

@@ -1,0 +1,123 @@
+"""Problems to token ids and back, for one tokenizer: with its chat template, or as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from didact.core.errors import DataError
+from didact.core.types import Problem, Prompt
+
+QUESTION = "{question}"
+
+
+@dataclass(frozen=True)
+class TextRenderer:
+    """Renders with `tokenizer.apply_chat_template`, or as plain text after the bos token.
+
+    Special tokens that occur inside plain text or a response are spelled out, not obeyed. Plain
+    text renders a list of messages as their contents, one after another, separated by newlines.
+
+    Attributes:
+        tokenizer: of transformers, with an end-of-sequence token.
+        chat: use the chat template; None: if the tokenizer has one.
+        system: system message put before a chat, or text before a plain prompt.
+        template: text around a question that is a string; must contain `{question}`.
+        max_prompt_tokens: longest prompt; None: no limit.
+        thinking: `enable_thinking` of templates that know it; None: their default.
+    """
+
+    tokenizer: Any
+    chat: bool | None = None
+    system: str | None = None
+    template: str = QUESTION
+    max_prompt_tokens: int | None = None
+    thinking: bool | None = None
+
+    def __post_init__(self) -> None:
+        if QUESTION not in self.template:
+            raise DataError(f"render: the template {self.template!r} does not contain {QUESTION}.")
+        if self.chat and not self.tokenizer.chat_template:
+            raise DataError("render: 'chat' is asked for, but the tokenizer has no chat template.")
+
+    def prompt(self, problem: Problem) -> Prompt:
+        """Render a problem and its demonstrations.
+
+        Raises:
+            DataError: the prompt is longer than `max_prompt_tokens`, empty, or cannot be encoded.
+        """
+        try:
+            tokens = self.context(self._asked(problem))
+            demonstrations = tuple(self.response(text) for text in problem.demonstrations)
+        except DataError as error:
+            raise DataError(f"problem '{problem.id}': {error}") from None
+        if self.max_prompt_tokens is not None and len(tokens) > self.max_prompt_tokens:
+            raise DataError(
+                f"problem '{problem.id}': its prompt has {len(tokens)} tokens, the limit is "
+                f"{self.max_prompt_tokens}; raise 'max_prompt_tokens' or leave the problem out."
+            )
+        return Prompt(problem.id, tokens, problem, demonstrations)
+
+    def fits(self, problem: Problem) -> bool:
+        """Whether the prompt is within the limit: for sources that skip and count."""
+        length = len(self.context(self._asked(problem)))
+        return self.max_prompt_tokens is None or length <= self.max_prompt_tokens
+
+    def context(self, messages: str | Sequence[Mapping[str, str]]) -> Tensor:
+        """What a model is given, int64 [P], P >= 1."""
+        ids = self._chat(messages) if self._chats else self._plain(messages)
+        if not ids:
+            raise DataError("the prompt is empty: it has no text and the tokenizer no bos token.")
+        return torch.tensor(ids, dtype=torch.int64)
+
+    def response(self, text: str, *, end: bool = True) -> Tensor:
+        """A response as the model would have written it, int64 [T]; `end` closes it."""
+        ids = self._encode(text)
+        return torch.tensor([*ids, self.tokenizer.eos_token_id] if end else ids, dtype=torch.int64)
+
+    def text(self, tokens: Tensor) -> str:
+        """Decoded without special tokens."""
+        out: str = self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        return out
+
+    @property
+    def _chats(self) -> bool:
+        return bool(self.tokenizer.chat_template) if self.chat is None else self.chat
+
+    def _asked(self, problem: Problem) -> str | list[dict[str, str]]:
+        if isinstance(problem.question, str):
+            return self.template.replace(QUESTION, problem.question)
+        return problem.question
+
+    def _chat(self, messages: str | Sequence[Mapping[str, str]]) -> list[int]:
+        asked = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        turns = [dict(message) for message in asked]
+        if self.system is not None and turns[0]["role"] != "system":
+            turns = [{"role": "system", "content": self.system}, *turns]
+        options = {} if self.thinking is None else {"enable_thinking": self.thinking}
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=False, **options
+        )
+        return ids
+
+    def _plain(self, messages: str | Sequence[Mapping[str, str]]) -> list[int]:
+        said = [messages] if isinstance(messages, str) else [m["content"] for m in messages]
+        text = "\n".join(said if self.system is None else [self.system, *said])
+        first = self.tokenizer.bos_token_id
+        return [*([] if first is None else [first]), *self._encode(text)]
+
+    def _encode(self, text: str) -> list[int]:
+        try:
+            ids: list[int] = self.tokenizer(
+                text, add_special_tokens=False, split_special_tokens=True
+            )["input_ids"]
+        except Exception as error:  # the tokenizers library raises bare Exceptions
+            bad = sorted({c for c in text if ord(c) > 126 or (ord(c) < 32 and c != "\n")})
+            raise DataError(
+                f"text cannot be encoded ({error}); unusual characters: {bad}"
+            ) from None
+        return ids
