@@ -1,0 +1,164 @@
+"""Exact verifiers of the procedural families: plain functions of one trajectory, 1.0 or 0.0.
+
+An answer that the length limit cut off is wrong, whatever it says.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+
+from didact.core.errors import RewardError, unknown
+from didact.core.types import Trajectory
+
+OPERATORS = str.maketrans(
+    {"\N{MULTIPLICATION SIGN}": "*", "\N{DIVISION SIGN}": "/", "\N{MINUS SIGN}": "-"}
+)
+
+LONGEST_EXPRESSION = 200
+"""Characters; a longer expression is wrong. Keeps hostile nesting away from the parser."""
+
+
+def letters_answer(trajectory: Trajectory) -> float:
+    """1.0 if what follows the last `=` is exactly the answer and the response ended by itself."""
+    return _after_equals(trajectory)
+
+
+def arithmetic_answer(trajectory: Trajectory) -> float:
+    """1.0 if what follows the last `=` is exactly the answer and the response ended by itself."""
+    return _after_equals(trajectory)
+
+
+def countdown_answer(
+    trajectory: Trajectory, *, numbers: str = "numbers", target: str = "target"
+) -> float:
+    """1.0 if the expression uses every given number exactly once and equals the target exactly.
+
+    The expression is the content of the last `<answer>` block, or else the last line that is not
+    empty. It may hold whole numbers, + - * / (also × ÷ −) and parentheses; it is evaluated in
+    fractions.
+
+    Args:
+        numbers: metadata key of the given numbers.
+        target: metadata key of the target.
+    """
+    given, goal = _countdown(trajectory, numbers, target)
+    if trajectory.truncated:
+        return 0.0
+    return float(reaches(_expression(trajectory.text), given, goal))
+
+
+def countdown_tagged(
+    trajectory: Trajectory,
+    *,
+    formed: float = 0.1,
+    numbers: str = "numbers",
+    target: str = "target",
+) -> float:
+    """Countdown with a reward for form: 0 if malformed, `formed` if well-formed but wrong, else 1.
+
+    Well-formed is exactly one `<think>` block that is not empty and exactly one `<answer>` block
+    (jchy20/how-much-backtrack @df310b4f, verl/utils/reward_score/countdown.py, which also asks for
+    the chat header of the assistant: that is part of our prompt, not of the response).
+
+    Args:
+        formed: reward of a well-formed wrong answer.
+        numbers: metadata key of the given numbers.
+        target: metadata key of the target.
+    """
+    given, goal = _countdown(trajectory, numbers, target)
+    thoughts, answers = _blocks(trajectory.text, "think"), _blocks(trajectory.text, "answer")
+    well_formed = len(thoughts) == 1 and len(answers) == 1 and bool(thoughts[0].strip())
+    if trajectory.truncated or not well_formed:
+        return 0.0
+    return 1.0 if reaches(answers[0], given, goal) else formed
+
+
+def procedural_answer(trajectory: Trajectory) -> float:
+    """The exact verifier of the problem's own family, for mixtures of procedural tasks."""
+    family = str(_metadata(trajectory, "family"))
+    if family not in VERIFIERS:
+        raise RewardError(
+            f"problem '{trajectory.prompt.id}': {unknown('procedural family', family, VERIFIERS)}"
+        )
+    return VERIFIERS[family](trajectory)
+
+
+VERIFIERS: Mapping[str, Callable[[Trajectory], float]] = {
+    "letters": letters_answer,
+    "arithmetic": arithmetic_answer,
+    "countdown": countdown_answer,
+}
+
+
+def reaches(expression: str, numbers: Sequence[int], target: int) -> bool:
+    """Whether an expression uses every number exactly once and equals the target."""
+    text = expression.strip().translate(OPERATORS)
+    if len(text) > LONGEST_EXPRESSION or not re.fullmatch(r"[0-9+\-*/() ]+", text):
+        return False
+    try:
+        tree = ast.parse(text, mode="eval").body
+        used: list[int] = []
+        return _evaluate(tree, used) == target and Counter(used) == Counter(numbers)
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        return False
+
+
+def _evaluate(node: ast.expr, used: list[int]) -> Fraction:
+    """The value of a tree, exactly; adds the numbers in it to `used`."""
+    match node:
+        case ast.Constant(value=int(number)):
+            used.append(number)
+            return Fraction(number)
+        case ast.BinOp(left=left, op=op, right=right):
+            a, b = _evaluate(left, used), _evaluate(right, used)
+            match op:
+                case ast.Add():
+                    return a + b
+                case ast.Sub():
+                    return a - b
+                case ast.Mult():
+                    return a * b
+                case ast.Div():
+                    return a / b
+    raise ValueError(f"'{ast.unparse(node)}' is not allowed")
+
+
+def _after_equals(trajectory: Trajectory) -> float:
+    answer = trajectory.prompt.answer
+    if not isinstance(answer, str):
+        raise RewardError(f"problem '{trajectory.prompt.id}' has no answer in text: {answer!r}.")
+    _, equals, said = trajectory.text.rpartition("=")
+    return float(bool(equals) and said == answer and not trajectory.truncated)
+
+
+def _expression(text: str) -> str:
+    tagged = _blocks(text, "answer")
+    if tagged:
+        return tagged[-1]
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _blocks(text: str, tag: str) -> list[str]:
+    return re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+
+
+def _countdown(trajectory: Trajectory, numbers: str, target: str) -> tuple[list[int], int]:
+    given, goal = _metadata(trajectory, numbers), _metadata(trajectory, target)
+    if not isinstance(given, list | tuple) or not isinstance(goal, int):
+        raise RewardError(
+            f"problem '{trajectory.prompt.id}': countdown needs a list of whole numbers and a "
+            f"target, but '{numbers}' is {given!r} and '{target}' is {goal!r}."
+        )
+    return list(given), goal
+
+
+def _metadata(trajectory: Trajectory, key: str) -> object:
+    metadata = trajectory.prompt.problem.metadata
+    if key not in metadata:
+        raise RewardError(f"problem '{trajectory.prompt.id}': {unknown('metadata', key, metadata)}")
+    return metadata[key]
