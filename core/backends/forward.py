@@ -1,0 +1,207 @@
+"""The one forward pass of all learners: rows in, readouts per response token out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from didact.core.backends.attention import NAME, Packing
+from didact.core.backends.models import ValueModel
+from didact.core.errors import RecipeError
+from didact.core.phase import READOUTS
+
+OF_LOGITS = READOUTS - {"values"}
+Row = tuple[Tensor, Tensor]
+"""Context int64 [P], P >= 1, and response int64 [T]."""
+
+
+class Readouts(nn.Module):
+    """A model, read out at the response tokens of rows.
+
+    The readout for response token t is taken one position before it. The distribution is the one
+    that is sampled from: logits are divided by the temperature. The last token of a row is not fed
+    in, and logits are made at response positions only, in float32, in chunks of tokens that are
+    computed again in the backward pass; `[tokens, vocabulary]` exists only if it fits in a chunk.
+
+    Args:
+        model: a causal language model of transformers, or a `ValueModel`.
+        temperature: of the sampler whose rows are learned from; > 0.
+        packing: all rows in one sequence without padding; otherwise padded on the right. The same
+            function of the weights to 1e-6.
+        chunk: most logits made at once (elements, 4 bytes each).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        temperature: float = 1.0,
+        packing: bool = True,
+        chunk: int = 2**27,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise RecipeError(f"a learner's temperature must be above 0, not {temperature}.")
+        self.model: Any = model
+        self.temperature = temperature
+        self.packing = packing
+        self.chunk = chunk
+        self.has_values = isinstance(model, ValueModel)
+        self.device = next(model.parameters()).device
+        if not self.has_values:
+            _check_head(self.model, self.device)
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """The readouts this model has."""
+        return frozenset({"values"}) if self.has_values else OF_LOGITS
+
+    def forward(
+        self, rows: Sequence[Row], live: frozenset[str], watched: frozenset[str] = frozenset()
+    ) -> dict[str, Tensor]:
+        """Read out.
+
+        Args:
+            rows: at least one.
+            live: readouts with gradient.
+            watched: readouts without gradient, for reports.
+
+        Returns:
+            Each readout by name, float32 [B, T], T the longest response; 0 on padding.
+        """
+        names = sorted(live | watched)
+        lacking = (live | watched) - self.offers
+        if lacking:
+            raise RecipeError(
+                f"this model cannot read out {sorted(lacking)}; it has {sorted(self.offers)}."
+            )
+        hidden, places = self._hidden(rows)
+        read = hidden.index_select(0, places)
+        targets = torch.cat([response for _, response in rows]).to(self.device)
+        flat = self._in_chunks(read, targets, names, watched - live)
+        cells, width = _cells([len(response) for _, response in rows])
+        size = len(rows) * width
+        if not size:
+            return {name: read.sum() * read.new_zeros(len(rows), 0) for name in names}
+        cells = cells.to(self.device)
+        out = flat.new_zeros(size, len(names)).index_copy(0, cells, flat)
+        return {
+            name: out[:, at].view(len(rows), width)
+            if name in live
+            else out[:, at].detach().view(len(rows), width)
+            for at, name in enumerate(names)
+        }
+
+    def _hidden(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Hidden states of all positions [N, H], and which of them are read, int64 [sum T]."""
+        fed = [torch.cat([c, r])[: max(len(c) + len(r) - 1, 1)] for c, r in rows]
+        lengths = torch.tensor([len(tokens) for tokens in fed])
+        body = self.model.model if self.has_values else self.model.base_model
+        if self.packing:
+            starts = (lengths.cumsum(0) - lengths).tolist()
+            packing = Packing(lengths, self.device)
+            ids = torch.cat(fed)[None].to(self.device)
+            options = _packed_options(self.model.config._attn_implementation, packing)
+            out = body(ids, position_ids=packing.positions, use_cache=False, **options)
+        else:
+            longest = int(lengths.max())
+            starts = [at * longest for at in range(len(rows))]
+            ids = nn.utils.rnn.pad_sequence(fed, batch_first=True).to(self.device)
+            out = body(ids, use_cache=False)
+        reads = [
+            torch.arange(start + len(c) - 1, start + len(c) - 1 + len(r))
+            for start, (c, r) in zip(starts, rows, strict=True)
+        ]
+        return out.last_hidden_state.flatten(0, 1), torch.cat(reads).to(self.device)
+
+    def _in_chunks(
+        self, hidden: Tensor, targets: Tensor, names: Sequence[str], watched: frozenset[str]
+    ) -> Tensor:
+        if self.has_values:
+            values: Tensor = self.model.head(hidden).float()
+            return values
+        most = max(self.chunk // self.model.config.vocab_size, 1)
+        if len(hidden) <= most:
+            return self._of_logits(hidden, targets, names, watched)
+        parts = []
+        for some, wanted in zip(torch.split(hidden, most), torch.split(targets, most), strict=True):
+            if torch.is_grad_enabled():
+                part = checkpoint(
+                    self._of_logits, some, wanted, names, watched, use_reentrant=False
+                )
+            else:
+                part = self._of_logits(some, wanted, names, watched)
+            parts.append(part)
+        return torch.cat(parts)
+
+    def _of_logits(
+        self, hidden: Tensor, targets: Tensor, names: Sequence[str], watched: frozenset[str]
+    ) -> Tensor:
+        """Readouts of some tokens, float32 [n, len(names)]."""
+        logits = self.model.get_output_embeddings()(hidden)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.temperature != 1.0:
+            logits = logits / self.temperature
+        total = logits.logsumexp(-1)
+        return torch.stack(
+            [
+                readout(name, logits.detach(), total.detach(), targets)
+                if name in watched
+                else readout(name, logits, total, targets)
+                for name in names
+            ],
+            -1,
+        )
+
+
+def readout(name: str, logits: Tensor, total: Tensor, targets: Tensor) -> Tensor:
+    """One readout [n] of logits [n, V] whose logsumexp is `total` [n]."""
+    match name:
+        case "logprobs":
+            return logits.gather(-1, targets[:, None])[:, 0] - total
+        case "entropy":
+            return total - ((logits - total[:, None]).exp() * logits).sum(-1)
+        case "mean_logprobs":
+            return logits.mean(-1) - total
+        case "collision":
+            return ((2 * logits).logsumexp(-1) - 2 * total).exp()
+    raise RecipeError(f"there is no readout '{name}'.")
+
+
+def _packed_options(implementation: str, packing: Packing) -> dict[str, Any]:
+    if implementation == NAME:
+        return {"packing": packing}
+    if implementation.startswith("flash"):
+        ends, longest = packing.boundaries, packing.longest
+        return {
+            "cu_seq_lens_q": ends,
+            "cu_seq_lens_k": ends,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
+    return {}  # transformers finds the boundaries in position_ids, and makes a dense mask
+
+
+def _cells(lengths: Sequence[int]) -> tuple[Tensor, int]:
+    """Where flat response tokens lie in the padded [B x T] layout, and T."""
+    width = max(lengths)
+    cells = [torch.arange(at * width, at * width + size) for at, size in enumerate(lengths)]
+    return torch.cat(cells), width
+
+
+@torch.no_grad()
+def _check_head(model: Any, device: torch.device) -> None:
+    """Refuse models whose logits are more than their output embedding of their hidden states."""
+    ids = torch.arange(min(4, model.config.vocab_size), device=device)[None]
+    theirs = model(ids, use_cache=False).logits.float()
+    hidden = model.base_model(ids, use_cache=False).last_hidden_state
+    ours = model.get_output_embeddings()(hidden).float()
+    if not torch.allclose(ours, theirs, atol=0.02 * float(theirs.abs().max()) + 1e-6, rtol=0.02):
+        raise RecipeError(
+            f"model type '{model.config.model_type}' transforms its logits after the output "
+            f"embedding (soft-capping or scaling); it cannot be trained here."
+        )
