@@ -38,7 +38,7 @@ def louder(model, seed=3):
     torch.manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.08)
+            p.add_(torch.randn_like(p) * 0.05)
     return model
 
 
