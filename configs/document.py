@@ -3,7 +3,7 @@
 `extends: NAME` (or a list, later ones win) starts from other recipes: packaged ones by name, files
 by a path relative to this file. Then, key by key:
 
-* a mapping is merged into the inherited mapping;
+* a mapping is merged into the inherited mapping (`pool: {capacity: 9}` into `pool: queue` too);
 * a mapping with a `use:` that differs from the inherited one replaces it whole;
 * anything else (scalar, list) replaces what was inherited;
 * `!remove` takes an inherited key away (an error if there is none);
@@ -43,6 +43,7 @@ class Place:
 class Document:
     """Plain data, and for each location in it the place it came from."""
 
+    name: str = "recipe"
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[Spot, Place] = field(default_factory=dict)
 
@@ -51,7 +52,7 @@ class Document:
         at = tuple(spot)
         while at and at not in self.places:
             at = at[:-1]
-        return self.places.get(at, Place("recipe", 0))
+        return self.places.get(at, Place(self.name, 0))
 
 
 class _Remove:
@@ -67,19 +68,20 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, rx) for tag, rx in pairs if tag not in (
-        "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
-    )]
+    first: [
+        (tag, rx)
+        for tag, rx in pairs
+        if tag
+        not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+    ]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"),
     list("-+.0123456789"),
 )
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
-    "tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
 _Loader.add_constructor("!remove", lambda loader, node: REMOVE)
 
 
@@ -126,7 +128,7 @@ def _resolve(file: Path, chain: tuple[Path, ...]) -> Document:
     own = parse(file)
     parents = own.data.pop("extends", [])
     changes = own.data.pop("set", {})
-    merged = Document()
+    merged = Document(file.stem)
     for parent in [parents] if isinstance(parents, str) else parents:
         try:
             base = locate(parent, file.parent)
@@ -151,13 +153,13 @@ def parse(file: Path) -> Document:
     except yaml.YAMLError as error:
         raise RecipeError(f"{file.name}:{_line(error)}: {_first_line(error)}") from None
     if node is None:
-        return Document()
+        return Document(file.stem)
     if not isinstance(node, yaml.MappingNode):
         raise RecipeError(f"{file.name}:1: a recipe is a mapping of keys to values.")
     places = {spot: Place(file.name, line) for spot, line in _lines(node, file.name)}
     loader = _Loader(text)
     try:
-        return Document(loader.get_single_data(), places)
+        return Document(file.stem, loader.get_single_data(), places)
     except yaml.YAMLError as error:
         raise RecipeError(f"{file.name}:{_line(error)}: {_first_line(error)}") from None
 
@@ -203,6 +205,7 @@ def _merge(into: Document, new: Document, at: Spot) -> None:
             del old_data[key]
             _forget(into, spot)
         elif _mergeable(old_data.get(key), value):
+            old_data[key] = _opened(old_data[key], in_list=False)
             into.places[spot] = new.place(spot)
             _merge(into, new, spot)
         else:
@@ -212,9 +215,11 @@ def _merge(into: Document, new: Document, at: Spot) -> None:
 
 
 def _mergeable(old: Any, new: Any) -> bool:
-    if not isinstance(old, dict) or not isinstance(new, dict):
+    """Two mappings, or a bare part name and settings for it, unless `new` names another part."""
+    if not isinstance(old, dict | str) or not isinstance(new, dict):
         return False
-    return "use" not in new or old.get("use") == new["use"]
+    named = old if isinstance(old, str) else old.get("use")
+    return "use" not in new or named == new["use"]
 
 
 def _forget(document: Document, spot: Spot) -> None:

@@ -13,9 +13,7 @@ from didact.core.errors import RecipeError
 from didact.plugins.registry import Registry
 
 
-def load_recipe(
-    source: str | Path, registry: Registry, overrides: Sequence[str] = ()
-) -> Recipe:
+def load_recipe(source: str | Path, registry: Registry, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe given by path or packaged name.
 
     Raises:

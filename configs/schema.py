@@ -89,7 +89,7 @@ class PhaseSpec(Strict):
     """
 
     take: Where = Where({"origin": "policy"})
-    pool: Buffer = Field(default="queue", validate_default=True)  # type: ignore[arg-type]
+    pool: Buffer = Field(default="queue", validate_default=True)
     when: When = When()
     rule: list[LossSpec]
     average: Average = "tokens"
@@ -202,13 +202,13 @@ class Recipe(Strict):
     steps: Count
     models: dict[str, ModelSpec] = {}
     base: str | None = None
-    learner: Learner = Field(default="torch", validate_default=True)  # type: ignore[arg-type]
-    generator: Generator = Field(default="hf", validate_default=True)  # type: ignore[arg-type]
+    learner: Learner = Field(default="torch", validate_default=True)
+    generator: Generator = Field(default="hf", validate_default=True)
     optimizers: dict[str, OptimizerSpec] = {"main": OptimizerSpec()}
     prompt: PromptSpec = PromptSpec()
     sampling: SamplingSpec = SamplingSpec()
     task: Task
-    sampler: Sampler = Field(default="shuffled", validate_default=True)  # type: ignore[arg-type]
+    sampler: Sampler = Field(default="shuffled", validate_default=True)
     rewards: dict[str, Reward] = {}
     buffers: dict[str, Buffer] = {}
     experience: list[Stage]
@@ -216,5 +216,5 @@ class Recipe(Strict):
     evaluation: EvaluationSpec | None = None
     checkpoint: CheckpointSpec = CheckpointSpec()
     stop: StopSpec | None = None
-    observers: list[Observer] = Field(default=["jsonl", "tensorboard"], validate_default=True)  # type: ignore[arg-type]
+    observers: list[Observer] = Field(default=["jsonl", "tensorboard"], validate_default=True)
     trajectories: Literal["none", "sampled", "all"] = "sampled"

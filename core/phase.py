@@ -19,7 +19,12 @@ the log-probabilities, and the sum of squared probabilities."""
 
 
 def readout_of(column: str) -> tuple[str, str] | None:
-    """Split "ref_logprobs" into ("ref", "logprobs"); None for a column that is no readout."""
+    """Split "ref_logprobs" into ("ref", "logprobs"), "values" into ("", "values").
+
+    None for a column that is no readout of a model, as "advantages" or "behavior_logprobs".
+    """
+    if column in READOUTS:
+        return "", column
     prefix, _, readout = column.partition("_")
     if readout in READOUTS and prefix != "behavior":
         return prefix, readout
@@ -89,6 +94,9 @@ class Phase:
         )
         if not rows:
             return
+        for origin in sorted({row.origin for row in rows}):
+            used = self.epochs * sum(row.origin == origin for row in rows)
+            run.metrics[f"{self.name}/used/{origin}"] = float(used)
         steps = self.epochs * (ceil(len(rows) / self.batch_size) if self.batch_size else 1)
         rows = self._frozen(rows, steps, run)
         for _ in range(self.epochs):
@@ -108,7 +116,7 @@ class Phase:
         wanted: dict[str, set[str]] = {}
         for column in self.rule.needs:
             split = readout_of(column)
-            if split is not None:
+            if split is not None and split[0]:
                 wanted.setdefault(split[0], set()).add(column)
         for prefix, columns in sorted(wanted.items()):
             if prefix == "old":

@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from didact.core.errors import RecipeError
 from didact.core.protocols import Names, Run, Stage
 from didact.core.types import Group
 
 
+def missing_inputs(stages: Sequence[tuple[str, Stage]]) -> Iterator[tuple[int, str]]:
+    """Position and message for every stage that reads what no earlier stage adds."""
+    have: set[str] = set()
+    for position, (label, stage) in enumerate(stages):
+        missing = stage.needs - have
+        if missing:
+            yield (
+                position,
+                f"'{label}' needs {listed(missing)}, but no earlier stage adds it "
+                f"(so far: {listed(have) or 'nothing'}).{makers(missing)}",
+            )
+        have |= stage.adds
+
+
 class Pipeline:
     """Applies stages in order; refuses at construction if a stage's input is never made.
 
     Args:
-        stages: pairs of a label for messages and the stage.
-        makers: for each name that some registered stage or source can make, who that is; used to
-            tell the author of a recipe what is missing.
+        stages: pairs of a label, for messages and timings, and the stage.
     """
 
-    def __init__(
-        self,
-        stages: Sequence[tuple[str, Stage]],
-        have: Names = frozenset(),
-        path: str = "experience",
-    ) -> None:
-        names = set(have)
-        for position, (label, stage) in enumerate(stages):
-            missing = stage.needs - names
-            if missing:
-                raise RecipeError(
-                    f"{path}.{position}: '{label}' needs {listed(missing)}, but no earlier stage "
-                    f"adds it (so far: {listed(names) or 'nothing'}).{makers(missing)}"
-                )
-            names |= stage.adds
+    def __init__(self, stages: Sequence[tuple[str, Stage]]) -> None:
+        for position, message in missing_inputs(stages):
+            raise RecipeError(f"stage {position}: {message}")
         self.stages = stages
-        self.adds = frozenset(names)
+        self.adds: Names = frozenset().union(*(stage.adds for _, stage in stages))
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         for label, stage in self.stages:

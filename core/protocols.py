@@ -193,7 +193,13 @@ class Generator(Protocol):
         ...
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Sequence[Sample]: ...
-    def sync(self, learner: Learner) -> None: ...
+    def sync(self, learner: Learner) -> None:
+        """Take over the learner's weights; the version goes up by one."""
+        ...
+
+    def resume(self, learner: Learner, version: int) -> None:
+        """Take over the learner's weights as those of a given version."""
+        ...
 
 
 class Learner(Stateful, Protocol):
@@ -211,6 +217,10 @@ class Learner(Stateful, Protocol):
         self, batch: Batch, rule: UpdateRule, optimizer: str, step: int
     ) -> Mapping[str, float]:
         """One optimizer step on a mini-batch, in as many micro-batches as memory asks for."""
+        ...
+
+    def scale_lr(self, factor: float) -> None:
+        """Multiply every learning rate by this, from now on, on top of its schedule."""
         ...
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:

@@ -22,6 +22,7 @@ class Weighted:
 
 
 Rewards = Mapping[str, Weighted]
+SUMMARY: Names = frozenset({"reward", "success", "success_rate", "reward_mean", "reward_std"})
 SAMPLED = Where({"origin": "policy"})
 
 
@@ -55,7 +56,7 @@ class Score:
     @property
     def adds(self) -> Names:
         parts = {f"reward/{name}" for name in self.rewards}
-        return parts | {"reward", "success", "success_rate", "reward_mean", "reward_std"}
+        return frozenset(parts) | SUMMARY
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         unscored = [m for g in groups for m in g.members if "reward" not in m.signals]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from didact.core.errors import RecipeError
@@ -81,7 +81,10 @@ class Critique:
 
 @dataclass(frozen=True)
 class Keep:
-    """Drop groups that do not match, and members that do not; both are counted."""
+    """Drop groups that do not match, and members that do not; both are counted.
+
+    A member is judged by its group's signals beside its own, as when it leaves the group.
+    """
 
     where: Where = EVERYTHING
     members: Where = EVERYTHING
@@ -97,7 +100,11 @@ class Keep:
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         kept = [group for group in groups if self.where(group)]
         run.metrics["keep/groups_dropped"] = float(len(groups) - len(kept))
-        return [replace(g, members=tuple(m for m in g.members if self.members(m))) for g in kept]
+        return [replace(group, members=tuple(self._staying(group))) for group in kept]
+
+    def _staying(self, group: Group) -> Iterator[Trajectory]:
+        seen = zip(group.members, group.leaving(), strict=True)
+        return (member for member, with_group in seen if self.members(with_group))
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,7 @@ class Fill:
 
     @property
     def _pipeline(self) -> Pipeline:
-        return Pipeline([(type(s).__name__.lower(), s) for s in self.stages], path="fill.stages")
+        return Pipeline([(type(s).__name__.lower(), s) for s in self.stages])
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         kept = list(self._pipeline(groups, run))

@@ -76,9 +76,7 @@ class Strict(BaseModel):
         return made
 
 
-def _joined(
-    title: str, first: list[InitErrorDetails], error: ValidationError
-) -> ValidationError:
+def _joined(title: str, first: list[InitErrorDetails], error: ValidationError) -> ValidationError:
     more = [problem(_plain(e["msg"]), e["loc"], e["input"]) for e in error.errors()]
     return ValidationError.from_exception_data(title, first + more)
 
@@ -144,7 +142,9 @@ def settings(
     model: type[BaseModel] = entry.params
     errors = [
         problem(
-            unknown(f"setting of {entry.kind} '{entry.name}'", str(key), {*model.model_fields, *own}),
+            unknown(
+                f"setting of {entry.kind} '{entry.name}'", str(key), {*model.model_fields, *own}
+            ),
             (key,),
             value,
         )
@@ -235,7 +235,7 @@ class Stage(Strict):
         body = _nested(entry, body)
         params, errors = settings(entry, body, info, set())
         if errors:
-            at = [InitErrorDetails(**{**e, "loc": (verb, *e.get("loc", ()))}) for e in errors]  # type: ignore[typeddict-item]
+            at = [InitErrorDetails(**{**e, "loc": (verb, *e.get("loc", ()))}) for e in errors]
             raise ValidationError.from_exception_data("stage", at)
         return {"use": verb, "params": params}
 

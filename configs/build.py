@@ -1,0 +1,100 @@
+"""From names in a recipe to live parts. The only place where a `use:` becomes an object."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from didact.algorithms.average import Average
+from didact.algorithms.rules import Bound, Sum, Term
+from didact.configs.schema import LossSpec, PhaseSpec
+from didact.core.phase import Phase, Trigger
+from didact.core.protocols import Stateful
+from didact.core.schedule import Schedule, Varying
+from didact.plugins.registry import Registry
+from didact.plugins.spec import CALLED, Stage, Use, Weight
+
+
+@dataclass
+class Builder:
+    """Makes parts, and remembers those whose state a checkpoint must hold, by their path."""
+
+    registry: Registry
+    stateful: dict[str, Stateful] = field(default_factory=dict)
+
+    def part(self, spec: Use | Stage, path: str, **given: Any) -> Any:
+        """Make a part: construct a class, bind a function's settings, nested parts first.
+
+        Args:
+            spec: the checked `use:` of a recipe.
+            path: where it stands in the recipe; names its state.
+            given: parameters that the framework provides.
+        """
+        entry = self.registry.get(spec.kind, spec.use)
+        names = type(spec.params).model_fields
+        params = {n: self._value(getattr(spec.params, n), f"{path}.{n}") for n in names}
+        accepted = inspect.signature(entry.factory).parameters
+        params |= {name: value for name, value in given.items() if name in accepted}
+        bound = spec.kind in CALLED and not inspect.isclass(entry.factory)
+        if any(isinstance(value, Schedule) for value in params.values()):
+            make = partial(partial, entry.factory) if bound else entry.factory
+            return Varying(make, params)
+        made = partial(entry.factory, **params) if bound else entry.factory(**params)
+        if isinstance(made, Stateful):
+            self.stateful[path] = made
+        return made
+
+    def _value(self, value: Any, path: str) -> Any:
+        if isinstance(value, Use | Stage):
+            return self.part(value, path)
+        if isinstance(value, Mapping):
+            return {key: self._value(item, f"{path}.{key}") for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._value(item, f"{path}.{at}") for at, item in enumerate(value)]
+        return value
+
+    def bound(self, spec: LossSpec | Weight, path: str) -> Bound:
+        """A loss or weight with its settings, schedules left open."""
+        entry = self.registry.get(spec.kind, spec.use)
+        names = type(spec.params).model_fields
+        params = {n: self._value(getattr(spec.params, n), f"{path}.{n}") for n in names}
+        if inspect.isclass(entry.factory):
+            return Bound(self.part(spec, path), {}, spec.bind)
+        return Bound(entry.factory, params, spec.bind)
+
+    def term(self, spec: LossSpec, average: Average, path: str) -> Term:
+        """One term of a phase's rule."""
+        times = [self.bound(w, f"{path}.times.{at}") for at, w in enumerate(spec.times)]
+        select = [self.bound(w, f"{path}.select.{at}") for at, w in enumerate(spec.select)]
+        return Term(
+            label=spec.label or spec.use,
+            loss=self.bound(spec, path),
+            weight=spec.weight,
+            where=spec.where,
+            tokens=spec.tokens,
+            times=times,
+            select=select,
+            average=spec.average or average,
+            batch_average=spec.batch_average,
+        )
+
+    def phase(self, name: str, spec: PhaseSpec) -> Phase:
+        """One phase with its pool and rule."""
+        path = f"phases.{name}"
+        terms = [self.term(t, spec.average, f"{path}.rule.{at}") for at, t in enumerate(spec.rule)]
+        return Phase(
+            name=name,
+            take=spec.take,
+            pool=self.part(spec.pool, f"{path}.pool"),
+            when=Trigger(spec.when.at_least, spec.when.every, spec.when.first, spec.when.last),
+            rule=Sum(terms),
+            batch_size=spec.batch_size,
+            draw=spec.draw,
+            epochs=spec.epochs,
+            model=spec.model,
+            optimizer=spec.optimizer,
+            max_age=spec.max_age,
+        )

@@ -1,0 +1,175 @@
+"""The command line. Heavy imports happen inside the commands, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+app = typer.Typer(
+    help="Compose, extend and compare methods that teach a language model from feedback.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipes = typer.Typer(help="Look at recipes without running them.", no_args_is_help=True)
+plugins = typer.Typer(help="Look at the registered parts and their plug-ins.", no_args_is_help=True)
+app.add_typer(recipes, name="recipe")
+app.add_typer(plugins, name="plugins")
+
+Source = Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged recipe.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes, as path=value: steps=100 optimizers.main.lr=1e-5"),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The run's folder. Default: runs/NAME-SEED.")
+]
+
+
+@app.command()
+def train(
+    recipe: Source,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option(help="Continue from the last state in --out.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Print only warnings and errors.")] = False,
+) -> None:
+    """Train by a recipe; writes a folder with metrics, trajectories, states and the final model."""
+    from didact.configs.launch import train_recipe
+
+    outcome = train_recipe(recipe, overrides or (), out=out, resume=resume, quiet=quiet)
+    raise typer.Exit(130 if outcome == "interrupted" else 0)
+
+
+@app.command("eval")
+def evaluate(
+    recipe: Source,
+    overrides: Overrides = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A model folder, e.g. RUN/final. Default: the recipe's own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the answers (JSONL).")] = None,
+) -> None:
+    """Evaluate a model by a recipe's `evaluation:` and print a table."""
+    from didact.configs.launch import evaluate_recipe
+
+    evaluate_recipe(recipe, overrides or (), checkpoint=checkpoint, out=out)
+
+
+@app.command()
+def plan(recipe: Source, overrides: Overrides = None) -> None:
+    """Show what a recipe would do, without loading weights: stages, batches, models, memory."""
+    from didact.configs.plan import print_plan
+
+    print_plan(recipe, overrides or ())
+
+
+@app.command()
+def demo() -> None:
+    """Compare GRPO, SFT and ReLIFT on a tiny model: a few minutes on two CPU cores."""
+    from didact.configs.quickstart import run_quickstart
+
+    run_quickstart(seeds=[0])
+
+
+@recipes.command("show")
+def show(recipe: Source) -> None:
+    """Print a recipe as it is written."""
+    from didact.configs.document import locate
+
+    typer.echo(locate(recipe).read_text(encoding="utf-8"), nl=False)
+
+
+@recipes.command()
+def expand(recipe: Source, overrides: Overrides = None) -> None:
+    """Print a recipe with everything inherited and every default filled in."""
+    from didact.configs.resolve import expanded
+
+    typer.echo(expanded(recipe, overrides or ()), nl=False)
+
+
+@recipes.command()
+def diff(first: Source, second: Source) -> None:
+    """Print how one recipe differs from another, default values included."""
+    from didact.configs.resolve import differences
+
+    lines = differences(first, second)
+    typer.echo("\n".join(lines) if lines else "no difference")
+
+
+@recipes.command()
+def validate(recipe: Source, overrides: Overrides = None) -> None:
+    """Check a recipe, without loading any model."""
+    from didact.configs.resolve import checked
+
+    checked(recipe, overrides or ())
+    typer.echo(f"{recipe}: ok")
+
+
+@recipes.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, installed plug-ins included, for editors."""
+    import json
+
+    from didact.configs.jsonschema import recipe_schema
+    from didact.plugins.manager import load
+
+    typer.echo(json.dumps(recipe_schema(load()), indent=1))
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """List the packaged recipes and what each is."""
+    from didact.configs.document import packaged, read
+
+    for name in packaged():
+        about = str(read(name).data.get("about", "")).strip().split("\n")[0]
+        typer.echo(f"{name:24} {about}")
+
+
+@plugins.command("list")
+def list_parts(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind, e.g. loss.")] = None,
+) -> None:
+    """List every registered part: kind, name, plug-in, and its first line."""
+    from didact.core.errors import RecipeError, unknown
+    from didact.plugins.manager import load
+    from didact.plugins.registry import HOOKS
+
+    if kind is not None and kind not in HOOKS:
+        raise RecipeError(unknown("kind of part", kind, HOOKS))
+    for entry in load().entries():
+        if kind in (None, entry.kind):
+            typer.echo(f"{entry.kind:12} {entry.name:24} {entry.origin:16} {entry.summary}")
+
+
+@plugins.command("show")
+def show_part(name: Annotated[str, typer.Argument(help="A part, as NAME or KIND:NAME.")]) -> None:
+    """Show a part's documentation, settings and defaults."""
+    from didact.configs.resolve import described
+
+    typer.echo(described(name))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. Errors made on purpose are printed plainly, and exit with 2."""
+    from didact.core.errors import DidactError
+
+    try:
+        code: Any = app(args=arguments, standalone_mode=False)
+    except DidactError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(2)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:  # the command line itself was wrong
+        error.show()
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,128 @@
+"""What a person sees while something runs: a progress bar on a terminal, else one line a step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from didact.core.protocols import Run
+from didact.core.types import Group
+
+
+class Console:
+    """Prints to standard error, so that standard output stays for results.
+
+    Args:
+        quiet: say nothing but what is asked for.
+        indent: text before every line; nested runs are indented.
+    """
+
+    def __init__(self, quiet: bool = False, indent: str = "") -> None:
+        self.quiet, self.indent = quiet, indent
+        self.live = sys.stderr.isatty() and not quiet
+
+    def nested(self) -> Console:
+        """For a run inside a run."""
+        return Console(self.quiet, self.indent + "  ")
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            print(self.indent + text, file=sys.stderr, flush=True)  # noqa: T201
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        """A bar with rate and time left; the block calls back with (done, total)."""
+        if not self.live:
+            yield lambda done, of: None
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
+            task = bar.add_task(self.indent + what, total=total)
+            yield lambda done, of: bar.update(task, completed=done, total=of)
+
+    def table(self, metrics: Mapping[str, float]) -> None:
+        """Metrics of an evaluation, one a line, on standard output."""
+        for name, value in metrics.items():
+            print(f"{name:40} {value:10.4f}")  # noqa: T201
+
+    def watching(self, steps: int) -> Watch:
+        """An observer that reports a run of so many steps here."""
+        return Watch(self, steps)
+
+
+class Watch:
+    """Reports each step on one line (or rewrites one line on a terminal), with rate and time left."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self.console, self.steps = console, steps
+        self.began = time.perf_counter()
+        self.first: int | None = None
+        self.said = 0.0
+
+    def on_start(self, run: Run) -> None:
+        self.began = time.perf_counter()
+
+    def on_step(self, step: int, groups: Sequence[Group], metrics: Mapping[str, float]) -> None:
+        self.first = step if self.first is None else self.first
+        done = step + 1
+        pace = (time.perf_counter() - self.began) / (done - self.first)
+        now = time.perf_counter()
+        if not self.console.live and now - self.said < 1.0 and done < self.steps:
+            return
+        self.said = now
+        left = pace * (self.steps - done)
+        line = (
+            f"step {done}/{self.steps}  {_brief(metrics)}  {pace:.2f} s/step  {_clock(left)} left"
+        )
+        self._line(line, keep=False)
+
+    def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        shown = [f"{k.removeprefix('eval/')} {v:.3f}" for k, v in metrics.items() if _headline(k)]
+        self._line(f"after step {step}:  " + "  ".join(shown), keep=True)
+
+    def on_checkpoint(self, step: int, folder: Path) -> None:
+        self._line(f"state after step {step} in {folder}", keep=True)
+
+    def on_end(self, error: BaseException | None) -> None:
+        if self.console.live:
+            print(file=sys.stderr)  # noqa: T201
+
+    def _line(self, text: str, keep: bool) -> None:
+        if not self.console.live:
+            self.console.say(text)
+            return
+        end = "\n" if keep else ""
+        print(f"\r\x1b[2K{self.console.indent}{text}", end=end, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _headline(name: str) -> bool:
+    return not any(mark in name for mark in ("=", "problems", "truncated", "length"))
+
+
+def _brief(metrics: Mapping[str, Any]) -> str:
+    """The few numbers that a person follows: rewards by origin, losses, gradient norms."""
+    wanted = [
+        (name.replace("/policy", ""), value)
+        for name, value in metrics.items()
+        if name.startswith(("reward/", "success/"))
+        and name.count("/") == 1
+        or name.endswith(("/loss", "/grad_norm", "/entropy"))
+    ]
+    return "  ".join(f"{name} {value:.3g}" for name, value in wanted if name != "reward/failed")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,290 @@
+"""From a checked recipe to a run: models, engines, folder and session."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+from didact.configs.assemble import Parts, assemble
+from didact.configs.build import Builder
+from didact.configs.console import Console
+from didact.configs.document import Document, read
+from didact.configs.load import check
+from didact.configs.resolve import as_yaml, resolved
+from didact.configs.schema import EvaluationSpec, Recipe
+from didact.core import world as worlds
+from didact.core.backends.models import ModelSpec, load_model, load_tokenizer
+from didact.core.errors import RecipeError
+from didact.core.evaluate import Evaluation
+from didact.core.folder import RunFolder, manifest, replacing
+from didact.core.pipeline import Pipeline
+from didact.core.protocols import Generator, Learner, Run, World
+from didact.core.render import TextRenderer
+from didact.core.score import Score
+from didact.core.session import Session, Stop
+from didact.core.stages import Rollout
+from didact.plugins.manager import load
+from didact.plugins.registry import Registry
+from didact.plugins.spec import Source
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe made ready to run or to evaluate: engines up, nothing trained yet."""
+
+    recipe: Recipe
+    parts: Parts
+    run: Run
+    evaluation: Evaluation | None
+    registry: Registry
+
+
+def train_recipe(
+    source: str | Path | Document,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    console: Console | None = None,
+) -> str:
+    """Train by a recipe, from start or from the last state; returns "done" or "interrupted"."""
+    registry = load()
+    document = source if isinstance(source, Document) else read(source, overrides)
+    recipe = check(document, registry)
+    parts = assemble(recipe, registry, document)
+    if not recipe.experience or not recipe.phases:
+        raise RecipeError(f"{source}: nothing to train: it has no 'experience' or no 'phases'.")
+    folder = RunFolder(out or Path("runs") / f"{document.name}-{recipe.seed}")
+    console = console or Console(quiet=quiet or worlds.current().rank > 0)
+    folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
+    try:
+        opened = open_recipe(recipe, parts, registry, console)
+        return _session(opened, folder, console, resume)()
+    except BaseException:
+        (folder.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
+def evaluate_recipe(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    checkpoint: Path | None = None,
+    out: Path | None = None,
+) -> dict[str, float]:
+    """Evaluate a model by a recipe's `evaluation:`; prints a table and returns the metrics."""
+    from didact.core.evaluate import write
+
+    registry = load()
+    document = read(source, overrides)
+    recipe = check(document, registry)
+    if recipe.evaluation is None:
+        raise RecipeError(f"{source}: has no 'evaluation:' to run.")
+    console = Console()
+    parts = assemble(recipe, registry, document)
+    opened = open_recipe(recipe, parts, registry, console, checkpoint=checkpoint)
+    assert opened.evaluation is not None
+    with console.progress("evaluating", len(opened.evaluation.task)) as advance:
+        answered, metrics = opened.evaluation(opened.run, progress=advance)
+    if out is not None:
+        write(answered, out)
+    console.table(metrics)
+    return metrics
+
+
+def open_recipe(
+    recipe: Recipe,
+    parts: Parts,
+    registry: Registry,
+    console: Console,
+    checkpoint: Path | None = None,
+) -> Opened:
+    """Load models and start engines."""
+    world = worlds.current()
+    builder = Builder(registry)
+    policy = _policy(recipe, checkpoint, registry, console)
+    specs = {**recipe.models, "policy": policy}
+    specs |= {"ref": policy} if "ref" in parts.reads and "ref" not in specs else {}
+    tokenizer = load_tokenizer(policy)
+    trained = {"policy", *(phase.model for phase in parts.phases)}
+    learners = {n: _learner(n, specs[n], recipe, builder, tokenizer, world) for n in trained}
+    frozen = {
+        name: _learner(name, specs[name], recipe, builder, tokenizer, world)
+        for name in parts.reads
+        if name in specs and name not in trained
+    }
+    generators = {
+        name: _generator(name, specs[name], recipe, builder, tokenizer, learners[name], world)
+        for name in learners
+        if specs[name].kind == "causal"
+    }
+    run = Run(
+        seed=recipe.seed,
+        generators=generators,
+        learners=learners,
+        frozen=frozen,
+        buffers=parts.buffers,
+        renderer=TextRenderer(
+            tokenizer,
+            chat=recipe.prompt.chat,
+            system=recipe.prompt.system,
+            max_prompt_tokens=recipe.prompt.max_tokens,
+        ),
+        world=world,
+        sampler=parts.sampler,
+        sampling=recipe.sampling.made(),
+    )
+    spec = recipe.evaluation
+    evaluation = make_evaluation(spec, parts, builder) if spec else None
+    return Opened(recipe, parts, run, evaluation, registry)
+
+
+def _policy(
+    recipe: Recipe, checkpoint: Path | None, registry: Registry, console: Console
+) -> ModelSpec:
+    """The model to start from: a checkpoint, a base made by a recipe, or what `models:` says."""
+    given = recipe.models.get("policy")
+    kept = given.model_dump(exclude={"config", "path"}) if given else {}
+    if checkpoint is not None:
+        return ModelSpec(**{**kept, "path": str(checkpoint), "tokenizer": None})
+    if recipe.base is not None:
+        if given is not None:
+            raise RecipeError("models.policy and base: give one of them, not both.")
+        return ModelSpec(path=str(make_base(recipe.base, recipe.seed, registry, console)))
+    if given is None:
+        raise RecipeError("models.policy: is required, unless 'base' names a recipe that makes it.")
+    return given
+
+
+def cache_folder() -> Path:
+    """Where base models are kept: $DIDACT_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("DIDACT_CACHE", "~/.cache/didact")).expanduser()
+
+
+def make_base(source: str, seed: int, registry: Registry, console: Console) -> Path:
+    """The final model of a base recipe, made once for each resolved recipe and then cached."""
+    recipe = check(read(source, [f"seed={seed}"]), registry)
+    text = as_yaml(resolved(recipe))
+    name = f"{Path(source).stem}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    home = cache_folder() / "bases" / name
+    world = worlds.current()
+    if not home.exists() and world.rank == 0:
+        console.say(f"making the base model '{source}' (once; kept in {home})")
+        with replacing(home) as partial:
+            train_recipe(source, [f"seed={seed}"], out=partial, console=console.nested())
+    world.barrier()
+    return home / "final"
+
+
+def _learner(
+    name: str, spec: ModelSpec, recipe: Recipe, builder: Builder, tokenizer: Any, world: World
+) -> Learner:
+    learner: Learner = builder.part(
+        recipe.learner,
+        f"models.{name}",
+        model=load_model(spec, tokenizer),
+        tokenizer=tokenizer,
+        optimizers=recipe.optimizers,
+        temperature=recipe.sampling.temperature or 1.0,
+        world=world,
+    )
+    return learner
+
+
+def _generator(
+    name: str,
+    spec: ModelSpec,
+    recipe: Recipe,
+    builder: Builder,
+    tokenizer: Any,
+    learner: Learner,
+    world: World,
+) -> Generator:
+    generator: Generator = builder.part(
+        recipe.generator,
+        f"generator.{name}",
+        model=load_model(spec, tokenizer),
+        tokenizer=tokenizer,
+        learner=learner,
+        world=world,
+    )
+    generator.resume(learner, 0)
+    return generator
+
+
+def make_evaluation(spec: EvaluationSpec, parts: Parts, builder: Builder) -> Evaluation:
+    """The evaluation of a recipe: its problems, and a pipeline each for greedy and sampled answers."""
+    sampling = spec.sampling.model_dump() if spec.sampling else {}
+    score = Score(parts.rewards)
+
+    def pipeline(**settings: Any) -> Pipeline:
+        context = {"registry": builder.registry}
+        use = Source.model_validate({"use": "policy", **sampling, **settings}, context=context)
+        return Pipeline([("rollout", Rollout(builder.part(use, "evaluation"))), ("score", score)])
+
+    return Evaluation(
+        task=builder.part(spec.task, "evaluation.task"),
+        greedy=pipeline(n=1, temperature=0.0) if spec.greedy else None,
+        sampled=pipeline(n=spec.samples) if spec.samples else None,
+        every=spec.every,
+        sampled_every=spec.samples_every,
+        ks=spec.ks,
+        by=spec.by,
+        bins=spec.bins,
+    )
+
+
+def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) -> Session:
+    recipe, run = opened.recipe, opened.run
+    observers: list[Any] = []
+    if run.world.rank == 0:
+        builder = Builder(opened.registry)
+        observers = [
+            builder.part(spec, f"observers.{at}", folder=folder.path, steps=recipe.steps)
+            for at, spec in enumerate(recipe.observers)
+        ]
+        observers.append(console.watching(recipe.steps))
+        _write_manifest(folder, opened)
+    stop = recipe.stop
+    session = Session(
+        run=run,
+        experience=opened.parts.experience,
+        phases=opened.parts.phases,
+        steps=recipe.steps,
+        folder=folder,
+        parts=opened.parts.stateful,
+        observers=observers,
+        evaluation=opened.evaluation,
+        stop=Stop(stop.metric, stop.at_least, stop.cooldown, stop.after) if stop else None,
+        save_every=recipe.checkpoint.every,
+        keep=recipe.checkpoint.keep,
+    )
+    if resume:
+        session.resume()
+    return session
+
+
+def _write_manifest(folder: RunFolder, opened: Opened) -> None:
+    plugins = {entry.origin: "built in" for entry in opened.registry.entries()}
+    recipe = opened.recipe
+    data = {
+        name: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        for name, task in (
+            ("task", recipe.task),
+            ("evaluation", getattr(recipe.evaluation, "task", None)),
+        )
+        if task is not None
+        and (path := getattr(task.params, "path", None))
+        and Path(path).is_file()
+    }
+    record = manifest(seed=recipe.seed, plugins=plugins, data=data)
+    record["recipe"] = hashlib.sha256(as_yaml(resolved(recipe)).encode()).hexdigest()
+    folder.manifest.write_text(json.dumps(record, indent=1), encoding="utf-8")

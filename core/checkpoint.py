@@ -1,0 +1,65 @@
+"""The whole state of a run on disk: models, optimizers, random states, positions, buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from didact.core.errors import RunError
+from didact.core.folder import RunFolder
+from didact.core.protocols import Run, Stateful
+
+
+def save(folder: RunFolder, step: int, run: Run, parts: Mapping[str, Stateful], keep: int) -> Path:
+    """Write the state after `step` steps under a temporary name, then rename it.
+
+    Every rank writes its own file; rank 0 renames when all have.
+    """
+    target = folder.state(step)
+    shared = target.with_name(f"{target.name}.partial")
+    shared.mkdir(parents=True, exist_ok=True)
+    state = {
+        "step": step,
+        "size": run.world.size,
+        "learners": {name: learner.state_dict() for name, learner in run.learners.items()},
+        "versions": {name: generator.version for name, generator in run.generators.items()},
+        "parts": {path: part.state_dict() for path, part in parts.items()},
+    }
+    torch.save(state, shared / f"rank-{run.world.rank}.pt")
+    run.world.barrier()
+    if run.world.rank == 0:
+        if target.exists():
+            raise RunError(f"{target}: exists already.")
+        shared.rename(target)
+        folder.keep_states(keep)
+    run.world.barrier()
+    return target
+
+
+def load(path: Path, run: Run, parts: Mapping[str, Stateful]) -> int:
+    """Restore a state; returns how many steps had been done.
+
+    Raises:
+        RunError: it was written by another number of processes, or by a run with other parts.
+    """
+    file = path / f"rank-{run.world.rank}.pt"
+    if not file.exists():
+        raise RunError(f"{path}: has no state for rank {run.world.rank}.")
+    state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+    if state["size"] != run.world.size:
+        raise RunError(
+            f"{path}: was written by {state['size']} processes; this run has {run.world.size}."
+        )
+    if set(state["parts"]) != set(parts):
+        odd = set(state["parts"]) ^ set(parts)
+        raise RunError(f"{path}: was written with other parts: {', '.join(sorted(odd))}.")
+    for name, learner in run.learners.items():
+        learner.load_state_dict(state["learners"][name])
+    for where, part in parts.items():
+        part.load_state_dict(state["parts"][where])
+    for name, generator in run.generators.items():
+        generator.resume(run.learners[name], state["versions"][name])
+    return int(state["step"])

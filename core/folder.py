@@ -1,0 +1,149 @@
+"""A run's folder, which stands alone: recipe, manifest, metrics, trajectories, states, final model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from didact.core.errors import RunError
+
+PACKAGES = ("didact", "torch", "transformers", "deepspeed", "vllm", "datasets", "math-verify")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run's folder, and the few ways it is written."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final"
+
+    def evaluation(self, step: int) -> Path:
+        return self.path / "evaluation" / f"step-{step:06d}.jsonl"
+
+    def state(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:06d}"
+
+    def states(self) -> list[tuple[int, Path]]:
+        """Finished states, oldest first; a half-written one has another name and is not seen."""
+        found = (self.path / "checkpoints").glob("step-??????")
+        return sorted((int(path.name.removeprefix("step-")), path) for path in found)
+
+    def create(self, *, resume: bool, recipe: str) -> None:
+        """Make the folder, or check that it is this recipe's to resume.
+
+        Raises:
+            RunError: it holds another run, or (resuming) another recipe.
+        """
+        if self.recipe.exists() and not resume:
+            raise RunError(
+                f"{self.path}: holds a run already; give another --out, or --resume to continue it."
+            )
+        if resume and self.recipe.exists() and self.recipe.read_text(encoding="utf-8") != recipe:
+            raise RunError(
+                f"{self.path}: was started with another recipe; compare with "
+                f"'didact recipe diff {self.recipe} …' and start a new run for the new one."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.recipe.write_text(recipe, encoding="utf-8")
+
+    def keep_states(self, count: int) -> None:
+        """Delete all but the newest states."""
+        for _, path in self.states()[:-count]:
+            shutil.rmtree(path)
+
+    def truncate_logs(self, step: int) -> None:
+        """Forget what was logged after a step, so that a resumed run continues its own record."""
+        for name in ("metrics.jsonl", "trajectories.jsonl"):
+            file = self.path / name
+            if file.exists():
+                with replacing(file) as new:
+                    new.write_text("".join(_until(file, step)), encoding="utf-8")
+
+
+def _until(file: Path, step: int) -> Iterator[str]:
+    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+        with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a crash is dropped
+            if json.loads(line)["step"] <= step:
+                yield line
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Write a file or folder under a temporary name; it takes its name only when complete."""
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    if partial.is_dir():
+        shutil.rmtree(partial)
+    yield partial
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(partial, target)
+
+
+def manifest(*, seed: int, plugins: Mapping[str, str], data: Mapping[str, str]) -> dict[str, Any]:
+    """What a run was made with: versions, plug-ins, code, machine, data, seed, command."""
+    gpus = [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())]
+    return {
+        "seed": seed,
+        "command": sys.argv,
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "python": platform.python_version(),
+        "plugins": dict(plugins),
+        "git": _git(),
+        "data": dict(data),
+        "hardware": {
+            "machine": platform.platform(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": gpus,
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, str]:
+    """Commit and state of the working folder's checkout, if it is one."""
+
+    def ask(*words: str) -> str:
+        answer = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    try:
+        commit = ask("rev-parse", "HEAD")
+        return (
+            {"commit": commit, "dirty": str(bool(ask("status", "--porcelain")))} if commit else {}
+        )
+    except FileNotFoundError:
+        return {}

@@ -1,0 +1,214 @@
+"""Around the loop: evaluation, checkpoints, stopping, signals and observers, between two steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from didact.core import checkpoint
+from didact.core.errors import RunError
+from didact.core.evaluate import Answered, Evaluation, base_bins, write
+from didact.core.folder import RunFolder
+from didact.core.loop import train
+from didact.core.observe import notify
+from didact.core.phase import Phase
+from didact.core.pipeline import Pipeline
+from didact.core.protocols import Run, Stateful
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End early once an evaluation metric reaches a value; the learning rates then fall to 0.
+
+    Attributes:
+        cooldown: steps that follow, over which every learning rate falls linearly to 0.
+        after: not before so many steps.
+    """
+
+    metric: str
+    at_least: float
+    cooldown: int = 0
+    after: int = 0
+
+
+@dataclass
+class Session:
+    """One run from start or resumption to its final model.
+
+    Attributes:
+        steps: planned steps.
+        save_every: steps between states; 0: only on a signal.
+        parts: stateful parts of the recipe, by path.
+        last: the step the run will end at; earlier than `steps` once `stop` was met.
+    """
+
+    run: Run
+    experience: Pipeline
+    phases: Sequence[Phase]
+    steps: int
+    folder: RunFolder
+    parts: Mapping[str, Stateful]
+    observers: Sequence[Any] = ()
+    evaluation: Evaluation | None = None
+    stop: Stop | None = None
+    save_every: int = 0
+    keep: int = 1
+    bins: Mapping[str, str] | None = None
+    results: dict[int, dict[str, float]] = field(default_factory=dict)
+    cooling_since: int | None = None
+
+    @property
+    def last(self) -> int:
+        if self.stop is None or self.cooling_since is None:
+            return self.steps
+        return min(self.steps, self.cooling_since + self.stop.cooldown)
+
+    def __call__(self) -> str:
+        """Run to the end. Returns "done", or "interrupted" after a signal, with a state written."""
+        error: BaseException | None = None
+        try:
+            with _signals() as asked:
+                return self._train(asked)
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            notify(self.observers, "on_end", error)
+
+    def _train(self, asked: Sequence[int]) -> str:
+        notify(self.observers, "on_start", self.run)
+        if self.evaluation is not None and self.evaluation.bins and self.bins is None:
+            self._measure_base()
+        began = time.perf_counter()
+        for groups in train(self.experience, self.phases, self.run, self.steps):
+            done = self.run.step + 1
+            self._account(time.perf_counter() - began)
+            notify(self.observers, "on_step", self.run.step, groups, self.run.metrics)
+            self._between(done)
+            if self._anybody(asked) and done < self.last:
+                self._save(done)
+                return "interrupted"
+            if done >= self.last:
+                break
+            if self.save_every and done % self.save_every == 0:
+                self._save(done)
+            began = time.perf_counter()
+        self._finish()
+        return "done"
+
+    def _account(self, seconds: float) -> None:
+        run = self.run
+        for name, value in run.metrics.items():
+            if not math.isfinite(value):
+                raise RunError(f"step {run.step + 1}: metric '{name}' is {value}.")
+        run.metrics["seconds/step"] = seconds
+        run.metrics |= {f"seconds/{name}": spent for name, spent in run.seconds.items()}
+
+    def _between(self, done: int) -> None:
+        every = self.evaluation.every if self.evaluation else 0
+        if every and done % every == 0 and done < self.last:
+            self._consider(done, self.evaluate(done, final=False))
+        self._cool(done)
+
+    def _cool(self, done: int) -> None:
+        """Set the share of the learning rates that the next step gets."""
+        if self.stop is not None and self.cooling_since is not None and self.stop.cooldown:
+            for learner in self.run.learners.values():
+                learner.scale_lr(max(self.last - done, 0) / self.stop.cooldown)
+
+    def _consider(self, done: int, metrics: Mapping[str, float]) -> None:
+        if self.stop is None or self.cooling_since is not None or done < self.stop.after:
+            return
+        if self.stop.metric not in metrics:
+            raise RunError(
+                f"stop: no metric '{self.stop.metric}' in the evaluation; it has: "
+                f"{', '.join(sorted(metrics))}."
+            )
+        if metrics[self.stop.metric] >= self.stop.at_least:
+            self.cooling_since = done
+
+    def evaluate(self, done: int, *, final: bool) -> dict[str, float]:
+        """Evaluate the policy as it is after `done` steps, and write the answers down."""
+        assert self.evaluation is not None
+        return self._record(done, self.evaluation(self.run, final=final, bins=self.bins)[0])
+
+    def _record(self, done: int, answered: Sequence[Answered]) -> dict[str, float]:
+        assert self.evaluation is not None
+        metrics = self.results[done] = self.evaluation.summary(answered)
+        if self.run.world.rank == 0:
+            write(answered, self.folder.evaluation(done))
+        notify(self.observers, "on_evaluation", done, metrics)
+        return metrics
+
+    def _measure_base(self) -> None:
+        """Bin the problems by the first model's success rates, and keep them with the run."""
+        assert self.evaluation is not None
+        file = self.folder.path / "bins.json"
+        if file.exists():
+            self.bins = json.loads(file.read_text(encoding="utf-8"))
+            return
+        answered, _ = self.evaluation(self.run)
+        self.bins = base_bins(answered)
+        if self.run.world.rank == 0:
+            file.write_text(json.dumps(self.bins), encoding="utf-8")
+        self._record(0, [replace(item, bin=self.bins[item.id]) for item in answered])
+
+    @property
+    def _stateful(self) -> dict[str, Stateful]:
+        return {**self.parts, "session": self}
+
+    def _save(self, done: int) -> None:
+        path = checkpoint.save(self.folder, done, self.run, self._stateful, self.keep)
+        notify(self.observers, "on_checkpoint", done, path)
+
+    def resume(self) -> None:
+        """Continue from the newest finished state, or from the start if there is none."""
+        states = self.folder.states()
+        step = 0
+        if states:
+            step = checkpoint.load(states[-1][1], self.run, self._stateful)
+        self.folder.truncate_logs(step)
+        self.run.step = step
+        self._cool(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cooling_since": self.cooling_since}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.cooling_since = state["cooling_since"]
+
+    def _anybody(self, asked: Sequence[int]) -> bool:
+        """Whether any rank was asked to stop; all ranks agree."""
+        world = self.run.world
+        return any(world.map(lambda items: [bool(asked) for _ in items], range(world.size)))
+
+    def _finish(self) -> None:
+        done = self.last
+        if self.evaluation is not None:
+            self.evaluate(done, final=True)
+        self.run.learners["policy"].save(self.folder.final)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM; the second one takes its usual course."""
+    asked: list[int] = []
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(kind: int, frame: object) -> None:
+        asked.append(kind)
+        signal.signal(kind, before[signal.Signals(kind)])
+
+    try:
+        for kind in before:
+            signal.signal(kind, remember)
+        yield asked
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
