@@ -31,7 +31,8 @@ class PolicySource:
         temperature, top_p, top_k: as in `Sampling`; None: the run's.
         max_tokens: longest trajectory in tokens, replies included; None: the run's.
         environment: what answers the responses.
-        turns: most responses of one episode; None: the environment decides.
+        turns: most responses of one episode, for a growing horizon a schedule; None: the
+            environment decides.
         turn_tokens: longest single response in tokens; None: whatever room is left.
         read: what `text` holds, so what rewards and critics read: the "last" response of an
             episode, or "all" of it with the replies.
@@ -44,7 +45,7 @@ class PolicySource:
     top_k: int | None = None
     max_tokens: int | None = None
     environment: Environment | None = None
-    turns: int | None = None
+    turns: float | None = None
     turn_tokens: int | None = None
     read: Literal["last", "all"] = "last"
 
@@ -77,6 +78,8 @@ class PolicySource:
             samples = ask(run, self.model, requests, replace(sampling, max_tokens=max(limits)))
             for at, sample, limit in zip(active, samples, limits, strict=True):
                 live[at] = _said(live[at], cut(sample, limit), run)
+                if self.environment is not None:
+                    live[at] = live[at].with_signals(turns=turn + 1.0)
             active = self._answered(live, active, turn, sampling.max_tokens, run)
             turn += 1
         return [self._done(episode, run) for episode in live]
