@@ -146,7 +146,8 @@ def _sum(left: int, right: int, step: Step) -> int:
     for place, (a, b) in enumerate(zip(_digits(left, width), _digits(right, width), strict=True)):
         carry, digit = divmod(step(f"{a}+{b}+{carry}", a + b + carry), 10)
         result += digit * 10**place
-    return result + carry * 10**width
+    total: int = result + carry * 10**width
+    return total
 
 
 def _difference(left: int, right: int, step: Step) -> int:
