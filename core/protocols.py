@@ -5,6 +5,7 @@ Notation: G members of a group, B rows of a batch, T response tokens, P prompt t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -266,6 +267,8 @@ class Run:
         sampling: how the policy is sampled unless a source says otherwise.
         metrics: of the current step; stages add to them.
         seconds: wall time of the current step by what it went to.
+        drawn: how many seeds (step, role, prompt id) has had, so that a prompt which comes twice
+            in a step gets new samples. A copy of the run starts without.
     """
 
     seed: int
@@ -280,3 +283,4 @@ class Run:
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    drawn: Counter[tuple[int, str, str]] = field(default_factory=Counter, init=False, repr=False)

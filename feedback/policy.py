@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -63,7 +62,8 @@ class PolicySource:
         return [episodes[at * self.n : (at + 1) * self.n] for at in range(len(groups))]
 
     def _play(self, prompts: Sequence[Prompt], sampling: Sampling, run: Run) -> list[Trajectory]:
-        seeds = seeds_of(run, prompts, self.model)
+        greedy = " greedy" if sampling.temperature == 0 else ""  # takes no seed from the samples
+        seeds = seeds_of(run, prompts, self.model + greedy)
         live = [_start(prompt, self.model) for prompt in prompts]
         active, turn = list(range(len(live))), 0
         while active:
@@ -134,20 +134,20 @@ def sampling_of(
 
 
 def seeds_of(run: Run, prompts: Sequence[Prompt], role: str) -> list[int]:
-    """A seed for each prompt; the k-th time that a prompt stands in the list it is sample k.
+    """A seed for each prompt; the k-th time that a step asks for one of a prompt gives sample k.
 
-    The policy's first samples of a step get `seed_of(run.seed, run.step, prompt.id, k)`. Other
-    roles, and further calls in the same step (more rounds of `fill`, a second `rollout`), get
-    seeds of their own; `run.metrics["calls/ROLE"]` counts the calls of the step.
+    `seed_of(run.seed, run.step, prompt.id, k)` for the policy, with the role as a further name for
+    others. k goes on counting over further calls in the same step (more rounds of `fill`, a second
+    `rollout`), so neither batching nor chunks matter, and no two samples share a seed.
     """
-    call = int(run.metrics.get(f"calls/{role}", 0))
-    run.metrics[f"calls/{role}"] = call + 1.0
-    more = () if (role, call) == ("policy", 0) else (role, call)
-    times: Counter[str] = Counter()
+    if run.drawn and next(iter(run.drawn))[0] != run.step:
+        run.drawn.clear()
+    more = () if role == "policy" else (role,)
     seeds = []
     for prompt in prompts:
-        seeds.append(seed_of(run.seed, run.step, prompt.id, times[prompt.id], *more))
-        times[prompt.id] += 1
+        key = (run.step, role, prompt.id)
+        seeds.append(seed_of(run.seed, run.step, prompt.id, run.drawn[key], *more))
+        run.drawn[key] += 1
     return seeds
 
 

@@ -66,6 +66,25 @@ def test_two_groups_of_one_prompt_and_a_second_rollout_get_other_samples(tools):
     assert len({text for row in [*twice, *again] for text in map(str, [m.text for m in row])}) == 12
 
 
+def test_chunks_and_a_greedy_answer_before_change_no_sample(tools):
+    groups = [tools.group(name) for name in "abc"]
+    whole = PolicySource(n=2).extend(groups, tools.make_run())
+    run = tools.make_run()
+    PolicySource(n=1, temperature=0.0).extend(groups, run)
+    parts = [PolicySource(n=2).extend([group], run)[0] for group in groups]
+    assert texts(parts) == texts(whole)
+
+
+def test_the_next_step_and_a_copy_of_the_run_count_afresh(tools):
+    run = tools.make_run()
+    first = PolicySource(n=2).extend([tools.group()], run)
+    assert texts(PolicySource(n=2).extend([tools.group()], replace(run))) == texts(first)
+    run.step = 1
+    later = PolicySource(n=2).extend([tools.group()], run)
+    assert texts(later) == texts(PolicySource(n=2).extend([tools.group()], tools.make_run(step=1)))
+    assert {step for step, _, _ in run.drawn} == {1}
+
+
 def test_any_number_of_ranks_gives_the_same_trajectories(tools):
     groups = [tools.group(name) for name in "abc"]
     source = PolicySource(n=3, environment=Echo(turns=3))
