@@ -101,7 +101,7 @@ def cispo(
 
     Args:
         mask_low, mask_high: drop tokens a PPO clip would (A < 0, r < 1 - mask_low or A > 0,
-            r > 1 + mask_high); in the paper, and Trinity `enable_mask_clip`. None: that side keeps all.
+            r > 1 + mask_high), as in the paper; Trinity `enable_mask_clip`. None: keep all.
 
     Shapes: logprobs, old_logprobs [B, T], advantages [B] or [B, T]; returns [B, T].
     """

@@ -8,11 +8,22 @@ argument but `logprobs`.
 
 from __future__ import annotations
 
+from math import log
+
 import torch
 from torch import Tensor
 
 from didact.algorithms.rules import vanishes_with
-from didact.algorithms.tensors import LIMIT, log_ratio_at, masked_mean, masked_sum, per_token
+from didact.algorithms.tensors import (
+    LIMIT,
+    log_ratio,
+    log_ratio_at,
+    masked_mean,
+    masked_sum,
+    per_token,
+)
+
+LEAST = log(1e-8)
 
 
 @vanishes_with("advantages")
@@ -111,24 +122,60 @@ def vespo(
     rate_positive: float = 3.0,
     power_negative: float = 3.0,
     rate_negative: float = 2.0,
-    log_ratio_low: float = 18.420680743952367,
-    log_ratio_high: float = 20.0,
 ) -> Tensor:
     """-sg[phi] A lp, phi = W^k exp(rate (1 - W)), W = exp(sum_t x_t): a gamma-shaped weight.
 
     VESPO, arXiv:2602.10693, as TRL 1.16.0 `vespo`: (k, rate) = (2, 3) where A >= 0, (3, 2) where
-    A < 0; sum_t x_t is clamped to [-log_ratio_low, log_ratio_high], the former ln(1e8).
+    A < 0; x_t is clamped to +-20 and log W to [ln 1e-8, 20].
 
     Shapes: logprobs, old_logprobs [B, T], advantages [B] or [B, T], mask bool [B, T];
     returns [B, T].
     """
+    total = masked_sum(log_ratio(logprobs.detach(), old_logprobs), mask)[:, None]
     gain = per_token(advantages, logprobs)
-    total = masked_sum(logprobs.detach() - old_logprobs, mask)[:, None]
-    total = total.clamp(-log_ratio_low, log_ratio_high)
-    power = torch.where(gain >= 0, power_positive, power_negative).to(total.dtype)
-    rate = torch.where(gain >= 0, rate_positive, rate_negative).to(total.dtype)
-    weight = (rate + power * total - rate * total.exp()).exp().detach()
+    positive, negative = (power_positive, rate_positive), (power_negative, rate_negative)
+    return -_gamma_weight(total, gain, positive, negative) * gain * logprobs
+
+
+@vanishes_with("advantages")
+def vespo_corrected(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    behavior_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    cap: float = 2.0,
+    power_positive: float = 2.0,
+    rate_positive: float = 3.0,
+    power_negative: float = 3.0,
+    rate_negative: float = 2.0,
+) -> Tensor:
+    """`vespo` with the sampler's mismatch inside W: log W = sum_t x_t + log min(old/behavior, cap).
+
+    TRL 1.16.0 with importance sampling correction: the truncated weight of each token enters phi
+    and does not multiply the loss.
+
+    Shapes: columns [B, T], advantages [B] or [B, T], mask bool [B, T]; returns [B, T].
+    """
+    mismatch = log_ratio(old_logprobs.detach(), behavior_logprobs).clamp(max=log(cap))
+    drift = log_ratio(logprobs.detach(), old_logprobs) + mismatch.clamp(min=LEAST)
+    gain = per_token(advantages, logprobs)
+    positive, negative = (power_positive, rate_positive), (power_negative, rate_negative)
+    weight = _gamma_weight(masked_sum(drift, mask)[:, None], gain, positive, negative)
     return -weight * gain * logprobs
+
+
+def _gamma_weight(
+    total: Tensor, gain: Tensor, positive: tuple[float, float], negative: tuple[float, float]
+) -> Tensor:
+    """phi of the sequence's log-ratio [B, 1], with (power, rate) by the sign of the advantage."""
+    total = total.clamp(LEAST, LIMIT)
+    power, rate = (
+        torch.where(gain >= 0, above, below).to(total.dtype)
+        for above, below in zip(positive, negative, strict=True)
+    )
+    return (rate + power * total - rate * total.exp()).exp().detach()
 
 
 def squared_consistency(

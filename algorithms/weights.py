@@ -120,8 +120,8 @@ def rejection(
 
     With x = clamp(old - behavior): `k2` is x^2/2 and `k3` exp(x) - 1 - x, of a token or the sum,
     mean or largest over the sequence; `ratio` is exp(x) of a token, or exp of the sum, mean or
-    largest x. verl 0.9.1 `compute_rollout_rejection_mask` (its `k1` is `ratio`; several options
-    together are several weights) and AReaL@4aef98d8 `apply_rejection_sampling` (action `mask`).
+    largest x. verl 0.9.1 `compute_rollout_rejection_mask` (its `k1` is `ratio` inverted, so low
+    is 1/its upper threshold; several options together are several weights) and AReaL@4aef98d8 `apply_rejection_sampling` (action `mask`).
 
     Departs from verl, which also takes the rejected tokens out of the denominator.
 

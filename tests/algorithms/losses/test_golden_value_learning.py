@@ -1,0 +1,54 @@
+"""ROVER's update block (tinnerhrhe/ROVER at b0fa587, executed verbatim) and verl's value loss."""
+
+import pytest
+import torch
+
+from didact.algorithms.value_learning import clipped_value, rover, rover_response
+
+AVERAGES = {"token-mean": "tokens", "seq-mean-token-mean": "sequences"}
+
+
+def test_rover_agrees_in_value_and_gradient(compose, rover_case):
+    given, args, wanted = rover_case["inputs"], rover_case["args"], rover_case["outputs"]
+    tokens = torch.tensor(given["tokens"])[..., None]
+    log_softmax = {
+        name: torch.tensor(given[f"logits_{name}"], dtype=torch.float64).log_softmax(-1)
+        for name in ("new", "old")
+    }
+    taken = {name: p.gather(-1, tokens)[..., 0] for name, p in log_softmax.items()}
+    settings = {
+        "bootstrap": 0.0 if args.get("target_adv_only") else args.get("next_q_scale_factor", 1.0),
+        "clip": args.get("clip_ratio") if args.get("use_rover_clip") else None,
+        "temperature": args["rover_t"],
+    }
+    term = compose.term(rover, **settings)
+    if args.get("response_level_rover_loss"):
+        term = compose.term(rover_response, average="sequences", temperature=args["rover_t"])
+    compose.agrees(
+        [term],
+        given["response_mask"],
+        {"logprobs": taken["new"], "mean_logprobs": log_softmax["new"].mean(-1)},
+        wanted["loss"],
+        wanted["grad_log_prob_of_taken"],
+        old_logprobs=taken["old"],
+        old_mean_logprobs=log_softmax["old"].mean(-1),
+        advantages=given["advantages"],
+    )
+
+
+def test_value_loss_agrees_in_value_and_gradient(compose, misc_case):
+    if not misc_case["case"].startswith("value_loss"):
+        pytest.skip("another function of the file")
+    given, args, wanted = misc_case["inputs"], misc_case["args"], misc_case["outputs"]
+    how = AVERAGES[args["loss_agg_mode"]]
+    value, gradient = compose.run(
+        [compose.term(clipped_value, clip=args["cliprange_value"], average=how)],
+        given["response_mask"],
+        {"logprobs": given["vpreds"], "values": given["vpreds"]},
+        leaf="values",
+        old_values=given["values"],
+        returns=given["returns"],
+    )
+    assert float(value) == pytest.approx(wanted["vf_loss"], abs=1e-7, rel=0)
+    expected = torch.tensor(wanted["grad_vpreds"], dtype=torch.float64)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-7)
