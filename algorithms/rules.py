@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from didact.algorithms.average import Average, row_weights
 from didact.core.batch import Batch
+from didact.core.bind import columns_of
 from didact.core.protocols import BoundRule, Names, PerToken
 from didact.core.schedule import Scalar, Schedule, value_at
 from didact.core.where import EVERYTHING, Range, Where
 
 Settings = Mapping[str, object]
-
-
-def columns_of(function: Callable[..., object]) -> tuple[str, ...]:
-    """The positional parameters of a loss, weight or estimator are the columns it reads."""
-    call = (
-        function
-        if inspect.isroutine(function) or isinstance(function, partial)
-        else function.__call__
-    )  # type: ignore[operator]
-    parameters = inspect.signature(call).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+"""Losses of a model that spreads an episode's return over its steps: LaRe, RD and RRD."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def return_decomposition(step_rewards: Tensor, lengths: Tensor, returns: Tensor) -> Tensor:
+    """MSE of (sum of predicted step rewards)/L against R/L. RD in LaRe, arXiv:2412.11120.
+
+    thu-rllab/LaRe @ 332cbe96 `RD.py`: as released, the sum runs over the padded episode unless
+    `step_rewards` is 0 beyond its length.
+
+    Args:
+        step_rewards: [B, L], with gradient; lengths, returns: [B]. Returns a scalar.
+    """
+    return ((step_rewards.sum(1) - returns) / lengths).square().mean()
+
+
+def randomised_decomposition(
+    step_rewards: Tensor,
+    lengths: Tensor,
+    returns: Tensor,
+    steps: Tensor,
+    *,
+    unbiased: bool = True,
+) -> Tensor:
+    """MSE of the mean of K sampled step rewards against R/L. RRD in LaRe, arXiv:2412.11120.
+
+    `unbiased` takes off the variance of the sample: mean[(1 - K/L) Var_K / K], Var_K with K - 1.
+
+    Args:
+        step_rewards: [B, L], with gradient; lengths, returns: [B].
+        steps: the sampled steps of each episode, int64 [B, K], drawn by the caller.
+    """
+    sampled = step_rewards.gather(1, steps)
+    drawn = steps.shape[1]
+    loss = (sampled.mean(1) - returns / lengths).square().mean()
+    if not unbiased or drawn < 2:
+        return loss
+    spread = sampled.var(1, unbiased=True)
+    return loss - ((1 - drawn / lengths) * spread / drawn).mean()
+
+
+def redistributed(step_rewards: Tensor, ends: Tensor) -> Tensor:
+    """Token rewards [N, T] with the decoded reward of step k at the k-th True of `ends` [N, T]."""
+    step = (ends.long().cumsum(1) - ends.long()).clamp(max=step_rewards.shape[1] - 1)
+    return torch.where(ends, step_rewards.gather(1, step), 0.0)

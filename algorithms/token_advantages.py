@@ -1,0 +1,214 @@
+"""Advantages of single tokens: returns, GAE, whitening, token baselines, prefix credit.
+
+Columns are [N, T]; results are 0 outside the loss mask. `rewards` may be one number per response,
+[N], which then stands at its last loss token, or a column of token rewards: bind `rewards` to the
+column that `reward_minus_kl` or a reward model wrote. Observation tokens (not in the mask) take no
+reward and leave the state of a scan unchanged, as in verl 0.9.1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from didact.algorithms.advantages import group_norm
+from didact.algorithms.groups import (
+    centred,
+    group_max,
+    group_size,
+    group_sum,
+    subgroups,
+)
+from didact.core.bind import adds
+
+
+def at_last_token(values: Tensor, mask: Tensor) -> Tensor:
+    """A column [N, T] with the number of each row [N] at its last loss token, 0 elsewhere."""
+    after = mask.flip(1).cumsum(1).flip(1)
+    return torch.where(mask & (after == 1), values[:, None], 0.0)
+
+
+def token_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Rewards as a column [N, T]: placed at the last loss token if they are one per response."""
+    if rewards.dim() == 1:
+        return at_last_token(rewards, mask)
+    return torch.where(mask, rewards, 0.0)
+
+
+def whiten(values: Tensor, mask: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """(x - mean) / sqrt(var + eps) over all loss tokens of the step; 0 elsewhere.
+
+    The variance is the sample's (verl 0.9.1, TRL); with fewer than two tokens all are 0.
+    """
+    count = mask.sum()
+    mean = torch.where(mask, values, 0.0).sum() / count.clamp(min=1)
+    deviation = torch.where(mask, values - mean, 0.0)
+    variance = (deviation**2).sum() / (count - 1).clamp(min=1)
+    return deviation * (variance + eps).rsqrt()
+
+
+def discounted_returns(rewards: Tensor, mask: Tensor, *, gamma: float = 1.0) -> Tensor:
+    """Reward-to-go sum_{s>=t} gamma^(s-t) r_s over loss tokens, [N, T]."""
+    given = token_rewards(rewards, mask)
+    running = torch.zeros_like(given[:, 0])
+    out = torch.zeros_like(given)
+    for t in reversed(range(given.shape[1])):
+        inside = mask[:, t]
+        running = torch.where(inside, given[:, t] + gamma * running, running)
+        out[:, t] = torch.where(inside, running, 0.0)
+    return out
+
+
+@adds("advantages", "returns")
+def reinforce_plus_plus(rewards: Tensor, mask: Tensor, *, gamma: float = 1.0) -> dict[str, Tensor]:
+    """Whitened discounted returns. REINFORCE++, arXiv:2501.03262, as in verl 0.9.1."""
+    returns = discounted_returns(rewards, mask, gamma=gamma)
+    return {"advantages": whiten(returns, mask), "returns": returns}
+
+
+def reinforce_plus_plus_baseline(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
+    """R - group mean, whitened over all tokens. REINFORCE++-baseline, arXiv:2501.03262, verl."""
+    return whiten(centred(rewards, groups)[:, None] * mask, mask)
+
+
+@adds("advantages", "returns")
+def gae(
+    rewards: Tensor,
+    mask: Tensor,
+    values: Tensor,
+    *,
+    gamma: float = 1.0,
+    lam: float = 1.0,
+    whitened: bool = True,
+) -> dict[str, Tensor]:
+    """Generalised advantage estimation, arXiv:1506.02438 eq. 16, as in verl 0.9.1.
+
+    delta_t = r_t + gamma V_{t+1} - V_t; A_t = delta_t + gamma lam A_{t+1}, with the next *loss*
+    token as t+1 and 0 after the last. Returns are A + V, before whitening.
+    """
+    given = token_rewards(rewards, mask)
+    ahead = torch.zeros_like(values[:, 0])
+    running = torch.zeros_like(ahead)
+    raw = torch.zeros_like(values)
+    for t in reversed(range(values.shape[1])):
+        inside = mask[:, t]
+        now = given[:, t] + gamma * ahead - values[:, t] + gamma * lam * running
+        running = torch.where(inside, now, running)
+        ahead = torch.where(inside, values[:, t], ahead)
+        raw[:, t] = torch.where(inside, running, 0.0)
+    returns = torch.where(mask, raw + values, 0.0)
+    return {"advantages": whiten(raw, mask) if whitened else raw, "returns": returns}
+
+
+def remax_tokens(rewards: Tensor, mask: Tensor, baseline: Tensor) -> Tensor:
+    """Reward-to-go minus the reward of a greedy answer. ReMax, arXiv:2310.10505, verl 0.9.1."""
+    return discounted_returns(rewards, mask) - baseline[:, None] * mask
+
+
+def gdpo(
+    reward_parts: Tensor,
+    reward_weights: Tensor,
+    groups: Tensor,
+    mask: Tensor,
+    *,
+    scale: Literal["group", "none"] = "group",
+    eps: float = 1e-6,
+) -> Tensor:
+    """Each reward normalised in its group, then summed with weights, then whitened over tokens.
+
+    GDPO, arXiv:2601.05242, as in verl 0.9.1.
+
+    Args:
+        reward_parts, reward_weights: [N, K] and [K].
+    """
+    parts = [group_norm(part, groups, scale=scale, eps=eps) for part in reward_parts.unbind(1)]
+    total = (torch.stack(parts, 1) * reward_weights.to(reward_parts.dtype)).sum(1)
+    return whiten(total[:, None] * mask, mask)
+
+
+@adds("advantages", "returns")
+def optimal_token_baseline(
+    rewards: Tensor,
+    groups: Tensor,
+    mask: Tensor,
+    old_logprobs: Tensor,
+    old_collision: Tensor,
+    *,
+    align: Literal["position", "trained"] = "position",
+    zero_tail: bool = True,
+    eps: float = 1e-8,
+) -> dict[str, Tensor]:
+    """Reward-to-go minus the variance-optimal baseline of the group at that token. OTB, verl 0.9.1.
+
+    w_t = 1 - 2 pi_t + sum_v pi_v^2, W_t its running sum; b_t = sum_i G W / (sum_i W + eps). A group
+    of one has no baseline.
+
+    Args:
+        old_collision: sum of squared probabilities of the policy at the token, [N, T].
+        align: compare tokens at equal positions, or at an equal count of loss tokens (verl's
+            estimator for tool use).
+        zero_tail: no baseline where only the single longest response remains.
+    """
+    returns = discounted_returns(rewards, mask)
+    energy = torch.where(mask, 1 - 2 * old_logprobs.exp() + old_collision, 0.0).cumsum(1)
+    order = (~mask).long().argsort(dim=1, stable=True)
+    if align == "position":
+        order = torch.arange(mask.shape[1], device=mask.device).expand_as(order)
+    inside = mask.gather(1, order)
+    ahead = returns.gather(1, order)
+    weight = torch.where(inside, energy.gather(1, order), 0.0)
+    baseline = group_sum(ahead * weight, groups) / (group_sum(weight, groups) + eps)
+    baseline = torch.where(_no_baseline(mask, groups, zero_tail), 0.0, baseline)
+    centred_ahead = torch.where(inside, ahead - baseline, 0.0)
+    advantages = torch.zeros_like(returns).scatter(1, order, centred_ahead)
+    return {"advantages": advantages, "returns": returns}
+
+
+def _no_baseline(mask: Tensor, groups: Tensor, zero_tail: bool) -> Tensor:
+    """Rows of groups of one, and the tail of a group's single longest response, bool [N, T]."""
+    alone = (group_size(groups) == 1)[:, None]
+    if not zero_tail:
+        return alone.expand_as(mask)
+    length = mask.sum(1)
+    longest = group_max(length, groups)
+    only = (length == longest) & (group_sum((length == longest).long(), groups) == 1)
+    second = group_max(torch.where(only, 0, length), groups)
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return alone | (only[:, None] & (places >= second[:, None]))
+
+
+def prefix_group_norm(
+    rewards: Tensor,
+    groups: Tensor,
+    mask: Tensor,
+    prefix: Tensor,
+    prefix_id: Tensor,
+    *,
+    scale: Literal["group", "none"] = "none",
+    singleton: Literal["raw", "zero"] = "raw",
+    per_prefix: int = 1,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Own credit for a demonstrated prefix and for its continuation. Prefix-RFT, 2507.01679.
+
+    A continuation is centred among the rollouts that share its prefix; the prefix gets that value
+    minus the mean of the rollouts without prefix, over `per_prefix`. As released
+    (ZeroYuHuang/prefix_rft @ 5f5d2a1f): `dr_grpo_prefix` is the default, `dr_grpo_prefix_v2` has
+    `singleton: zero`, `grpo_prefix` `scale: group`. No rollout without prefix: a mean of 0.
+
+    Args:
+        prefix: 1 on tokens of the demonstration, [N, T].
+        prefix_id: which prefix the rollout continues, 0 for none, [N].
+        per_prefix: rollouts per prefix.
+    """
+    shared = subgroups(groups, prefix_id)
+    own = group_norm(rewards, shared, scale=scale, singleton=singleton, eps=eps)
+    free = (prefix_id == 0).to(rewards.dtype)
+    count = group_sum(free, groups)
+    mean = group_sum(rewards * free, groups) / count.clamp(min=1)
+    if singleton == "raw":
+        mean = torch.where(count > 1, mean, 0.0)
+    continuation = own[:, None] * mask
+    return torch.where(prefix.bool(), ((own - mean) / per_prefix)[:, None], continuation) * mask

@@ -1,0 +1,209 @@
+"""The advantage stage: one call of a pure estimator over every trajectory of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from didact.core.batch import Batch
+from didact.core.bind import adds_of, columns_of
+from didact.core.errors import RecipeError
+from didact.core.pipeline import listed
+from didact.core.protocols import AdvantageEstimator, Estimate, Names, Run
+from didact.core.schedule import now, value_at
+from didact.core.score import Rewards
+from didact.core.seeds import seed_of
+from didact.core.types import Group, Trajectory
+from didact.core.where import EVERYTHING, Where
+
+FROM_SIGNALS = {"rewards": "reward"}
+MADE_HERE = frozenset(
+    {"groups", "lengths", "mask", "reward_parts", "reward_weights", "on_policy", "draws"}
+)
+
+
+@dataclass(frozen=True)
+class Annotate:
+    """Estimate advantages, or other per-trajectory and per-token numbers, and write them down.
+
+    The estimator is called once, over all chosen members of all chosen groups; its positional
+    parameters say what it reads:
+
+    * `rewards`: the signal "reward"; `lengths`: loss tokens; `mask`: loss tokens, bool [N, T]
+    * `groups`: int64 [N], 0, 1, ... in the order of the groups
+    * `reward_parts` [N, K] and `reward_weights` [K]: the recipe's rewards, unweighted, in order
+    * `on_policy`: 1.0 where the origin is "policy", else 0.0
+    * `draws`: a uniform random number in [0, 1) for each trajectory, the same on every rank
+    * any other name: a signal, float64 [N], or a column [N, T], 0 where the loss mask is False
+
+    Attributes:
+        estimator: a function, a partial of one, or an object.
+        bind: reads a parameter from another name, e.g. `{rewards: shaped_reward}`.
+        where: the groups it is for.
+        members: their members that count and get a value; the others count nowhere.
+        rewards: the recipe's rewards; provided by the framework.
+    """
+
+    estimator: AdvantageEstimator
+    bind: Mapping[str, str] = field(default_factory=dict)
+    where: Where = EVERYTHING
+    members: Where = EVERYTHING
+    rewards: Rewards = field(default_factory=dict)
+
+    @property
+    def needs(self) -> Names:
+        read: set[str] = {"members"}
+        for source in self._sources(now(self.estimator, 0)).values():
+            if source == "reward_parts":
+                read |= {f"reward/{name}" for name in self.rewards}
+            elif source not in MADE_HERE:
+                read.add(source)
+        return frozenset(read) | self.where.needs | self.members.needs
+
+    @property
+    def adds(self) -> Names:
+        return adds_of(now(self.estimator, 0))
+
+    def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
+        chosen = [
+            [self.members(member) for member in group.members] if self.where(group) else []
+            for group in groups
+        ]
+        leaving = [
+            [row for row, taken in zip(group.leaving(), take, strict=False) if taken]
+            for group, take in zip(groups, chosen, strict=True)
+        ]
+        rows = [row for members in leaving for row in members]
+        if not rows:
+            return groups
+        estimator = now(self.estimator, run.step)
+        table = _Table(rows, leaving, self.rewards, run)
+        arguments = {n: table.read(s) for n, s in self._sources(estimator).items()}
+        results = _named(estimator(**arguments), rows, adds_of(estimator))
+        fresh = iter(range(len(rows)))
+        return [
+            replace(
+                group,
+                members=tuple(
+                    _written(member, results, next(fresh)) if taken else member
+                    for member, taken in zip(group.members, take, strict=True)
+                ),
+            )
+            if take
+            else group
+            for group, take in zip(groups, chosen, strict=True)
+        ]
+
+    def _sources(self, estimator: AdvantageEstimator) -> dict[str, str]:
+        """For each parameter, the name of what it is read from."""
+        names = columns_of(estimator)
+        unknown = set(self.bind) - set(names)
+        if unknown:
+            raise RecipeError(
+                f"advantage: 'bind' names {listed(unknown)}, which the estimator does not read "
+                f"(it reads: {', '.join(names)})."
+            )
+        sources = {name: self.bind.get(name, name) for name in names}
+        return {name: FROM_SIGNALS.get(source, source) for name, source in sources.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """The trajectories of a step as tensors, by name."""
+
+    rows: Sequence[Trajectory]
+    groups: Sequence[Sequence[Trajectory]]
+    rewards: Rewards
+    run: Run
+
+    def read(self, name: str) -> Tensor:
+        match name:
+            case "groups":
+                filled = [len(members) for members in self.groups if members]
+                return torch.arange(len(filled)).repeat_interleave(torch.tensor(filled))
+            case "mask":
+                return Batch(tuple(self.rows)).mask
+            case "lengths":
+                return torch.tensor([int(row.trainable.sum()) for row in self.rows])
+            case "on_policy":
+                return _numbers([float(row.origin == "policy") for row in self.rows])
+            case "reward_parts":
+                parts = [self._signal(f"reward/{reward}") for reward in self._named_rewards()]
+                return torch.stack(parts, 1)
+            case "reward_weights":
+                given = self._named_rewards().values()
+                return _numbers([value_at(reward.weight, self.run.step) for reward in given])
+            case "draws":
+                return _numbers([self._draw(m, at) for g in self.groups for at, m in enumerate(g)])
+        if all(name in row.columns for row in self.rows):
+            batch = Batch(tuple(self.rows))
+            return torch.where(batch.mask, batch.stored(name), 0.0)
+        return self._signal(name)
+
+    def _named_rewards(self) -> Rewards:
+        if not self.rewards:
+            raise RecipeError("advantage: the estimator reads 'reward_parts', but there are none.")
+        return self.rewards
+
+    def _draw(self, row: Trajectory, at: int) -> float:
+        return Random(seed_of(self.run.seed, self.run.step, row.prompt.id, "draw", at)).random()
+
+    def _signal(self, name: str) -> Tensor:
+        lacking = [row for row in self.rows if name not in row.signals]
+        if lacking:
+            raise RecipeError(
+                f"advantage: '{name}' is missing on {len(lacking)} of {len(self.rows)} "
+                f"trajectories (the first: prompt '{lacking[0].prompt.id}', origin "
+                f"{lacking[0].origin}; it has: "
+                f"{', '.join(sorted({*lacking[0].signals, *lacking[0].columns})) or 'none'})."
+            )
+        return _numbers([row.signals[name] for row in self.rows])
+
+
+def _numbers(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _named(estimate: Estimate, rows: Sequence[Trajectory], promised: Names) -> dict[str, Tensor]:
+    """The estimator's results by name, checked: what was promised, in shape, and finite."""
+    results = {"advantages": estimate} if isinstance(estimate, Tensor) else dict(estimate)
+    if set(results) != promised:
+        raise RecipeError(
+            f"advantage: the estimator returned {listed(set(results))}, but declares "
+            f"{listed(promised)}."
+        )
+    width = max(len(row.tokens) for row in rows)
+    mask = pad_sequence([row.trainable for row in rows], batch_first=True)
+    for name, value in results.items():
+        if value.shape not in ((len(rows),), (len(rows), width)):
+            raise RecipeError(
+                f"advantage: '{name}' has shape {list(value.shape)}; expected [{len(rows)}] or "
+                f"[{len(rows)}, {width}]."
+            )
+        used = torch.where(mask, value, 0.0) if value.dim() == 2 else value[:, None]
+        bad = (~used.isfinite()).any(1).nonzero()
+        if len(bad):
+            row = rows[int(bad[0])]
+            raise RecipeError(
+                f"advantage: '{name}' is not finite on {len(bad)} of {len(rows)} trajectories "
+                f"(the first: prompt '{row.prompt.id}', origin {row.origin})."
+            )
+        results[name] = used if value.dim() == 2 else value
+    return results
+
+
+def _written(member: Trajectory, results: Mapping[str, Tensor], at: int) -> Trajectory:
+    """The member with its row of every result; a name is a signal or a column, never both."""
+    signals = {k: v for k, v in member.signals.items() if k not in results}
+    columns = {k: v for k, v in member.columns.items() if k not in results}
+    for name, value in results.items():
+        if value.dim() == 1:
+            signals[name] = float(value[at])
+        else:
+            columns[name] = value[at, : len(member.tokens)].to(torch.float32)
+    return replace(member, signals=signals, columns=columns)
