@@ -86,3 +86,16 @@ def test_a_template_without_a_place_for_the_critique_is_refused():
     with pytest.raises(RecipeError, match=r"lacks \{critique\}"):
         RefinementSource(template="{question}{response}")
     assert RefinementSource().needs == {"feedback"}
+
+
+def test_the_default_template_can_be_read_by_the_embedded_tokenizer(tools):
+    from didact.core.backends.tokenizers import character_tokenizer
+    from didact.core.render import TextRenderer
+
+    run = tools.make_run(lambda context, seed: "")
+    run.renderer = TextRenderer(character_tokenizer())
+    group = criticised(tools, tools.group("a", "1+1"), ("3", "wrong!"))
+    RefinementSource().extend([group], run)
+    (request,) = run.generators["policy"].calls[0][0]
+    said = run.renderer.text(request.context)
+    assert "1+1" in said and "wrong!" in said and said.count("{") == 0
