@@ -7,7 +7,7 @@ not from the denominator, which counts the mask (as AReaL and TRL; verl removes 
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, log
 from typing import Literal
 
 import torch
@@ -120,8 +120,9 @@ def rejection(
 
     With x = clamp(old - behavior): `k2` is x^2/2 and `k3` exp(x) - 1 - x, of a token or the sum,
     mean or largest over the sequence; `ratio` is exp(x) of a token, or exp of the sum, mean or
-    largest x. verl 0.9.1 `compute_rollout_rejection_mask` (its `k1` is `ratio` inverted, so low
-    is 1/its upper threshold; several options together are several weights) and AReaL@4aef98d8 `apply_rejection_sampling` (action `mask`).
+    largest x. verl 0.9.1 `compute_rollout_rejection_mask`: its `k1` is the inverse of `ratio`, so
+    low is 1 / its upper threshold; several options together are several weights. AReaL@4aef98d8
+    `apply_rejection_sampling` (action `mask`).
 
     Departs from verl, which also takes the rejected tokens out of the denominator.
 
@@ -132,14 +133,12 @@ def rejection(
     )
     match statistic:
         case "ratio":
-            value = drift
+            value, low, high = drift, log(low) if low > 0 else -inf, log(high)
         case "k2":
             value = 0.5 * drift.square()
         case "k3":
             value = drift.exp() - 1 - drift
     value = _over(value, mask, over)
-    if statistic == "ratio":
-        value = value.exp()
     return ((value >= low) & (value <= high)).to(old_logprobs.dtype)
 
 
