@@ -33,7 +33,8 @@ def top_entropy(old_entropy: Tensor, mask: Tensor, *, drop: float = 0.8) -> Tens
     Of the N tokens of the term the floor(drop x N) with the lowest entropy are dropped. Prefix-RFT
     (arXiv:2507.01679) so trains the most uncertain fifth of the demonstration's prefix; the
     released code (`dp_actor.py::reshape_func` at 5f5d2a1) ranks within a micro-batch, we within
-    the mini-batch, so that the choice does not depend on memory.
+    the mini-batch, so that the choice does not depend on memory. `entropy_quantile` keeps by value
+    instead of by rank, so ties stay together.
 
     Args:
         old_entropy: of the policy before the phase, in nats, [B, T].

@@ -5,20 +5,28 @@ that could be run: what is compared here is another group's reading of that pape
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from didact.algorithms.entropy_weighted import sequence_entropy
+from didact.algorithms.mixing import by_success
 from didact.algorithms.policy_gradient import ppo_clip
 from didact.algorithms.regularizers import negative_entropy
 from didact.algorithms.rules import Bound
 from didact.algorithms.shaped import reshaped_ratio, shaped_likelihood
 from didact.algorithms.supervised import negative_log_likelihood
-from didact.core.types import Group, Problem, Prompt
+from didact.core.stages import Keep, Rollout
+from didact.core.types import Group, Problem, Prompt, Trajectory
 from didact.core.where import Where
 
 HPT = "hybrid/hpt_gating_loss.json"
+SOFT = {  # `mix_trainer.py`, read but not executed, type 1: by number of correct rows of eight
+    "on": [1, 0, 0.125, 0.25, 0.5, 1, 1, 1, 1],
+    "off": [1, 1, 1, 1, 1, 1, 1, 1, 1],
+    "sft": [1, 1, 0.5, 0.25, 0.125, 0, 0, 0, 0],
+}
 SRFT = "hybrid/srft_loss_hpt_reimpl.json"
 OFF = {"clip_low": math.inf, "clip_high": math.inf}
 ORIGINS = ["policy", "policy", "policy", "demonstration"]
@@ -62,6 +70,33 @@ def test_gated_loss_has_the_released_value_and_gradient(compose, at):
     assert values["pg"] == pytest.approx(case["pg_loss"], abs=1e-7)
 
 
+class Expert:
+    """FAKE source: one demonstration for each group it is asked about."""
+
+    def extend(self, groups, run):
+        token = torch.ones(1, dtype=torch.int64)
+        return [[Trajectory(g.prompt, token, token.bool(), "demonstration")] for g in groups]
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_two_stages_carry_out_the_gate(compose, at):
+    """`keep` drops the rollouts of failed groups, `rollout` puts a demonstration in their place."""
+    case = compose.golden(HPT)["gating"][at]
+    gate = max(case["switch_gate"], case["switch_gate_off"]) / 8
+    keep = Keep(members=Where.model_validate({"success_rate": {"above": gate}}))
+    fill = Rollout(Expert(), where=Where.model_validate({"success_rate": {"at_most": gate}}))
+    prompt = Prompt("a", torch.tensor([1]), Problem("a", "a"))
+    token = torch.ones(1, dtype=torch.int64)
+    own = tuple(Trajectory(prompt, token, token.bool(), "policy") for _ in range(8))
+    run = SimpleNamespace(metrics={}, step=0)
+    for correct, wanted in case["by_num_correct"].items():
+        group = Group(prompt, own, signals={"success_rate": int(correct) / 8})
+        (after,) = fill(keep([group], run), run)
+        origins = [member.origin for member in after.members]
+        assert origins.count("policy") == 8 - wanted["on_remove_num"]
+        assert origins.count("demonstration") == abs(wanted["off_add_num"])
+
+
 def hpt_terms(compose, coefficient):
     return [
         compose.term(ppo_clip, "pg", where={"origin": "policy"}, average=12.0, **OFF),
@@ -84,6 +119,34 @@ def test_a_batch_without_demonstrations_or_without_rollouts_has_a_loss_of_zero_t
         values = compose.loss(hpt_terms(compose, 1.0), batch, live)
         assert float(values[missing].detach()) == 0.0
         assert torch.autograd.grad(sum(values.values()), live["logprobs"])[0].isfinite().all()
+
+
+def test_the_soft_variant_mixes_three_terms_by_the_groups_successes(compose):
+    """Composed from a table that was read, not run: no released figure to compare with."""
+    rates = [2 / 8, 2 / 8, 5 / 8, 5 / 8]
+    batch = compose.rows(
+        [[1]] * 4,
+        prompts=["a", "a", "b", "b"],
+        origins=["policy", "demonstration"] * 2,
+        signals={"advantages": [-0.25, 0.75, 0.5, 0.5], "success_rate": rates},
+        columns={"old_logprobs": [[-1.0]] * 4},
+    )
+    live = {"logprobs": compose.leaf([[-1.0], [-2.0], [-1.0], [-0.5]])}
+
+    def soft(part):
+        return {"times": [Bound(by_success, {"coefficients": SOFT[part]})]}
+
+    own = {"origin": "policy"}
+    terms = [
+        compose.term(ppo_clip, "on", where=own, average=8.0, **soft("on"), **OFF),
+        compose.term(shaped_likelihood, "off", where=DEMONSTRATION, average=8.0, **soft("off")),
+        compose.term(negative_log_likelihood, "sft", where=DEMONSTRATION, **soft("sft")),
+    ]
+    on = -(0.125 * -0.25 + 1.0 * 0.5) / 8
+    off = -sum(a * p / (p + 0.1) for a, p in ((0.75, math.exp(-2)), (0.5, math.exp(-0.5)))) / 8
+    sft = (0.5 * 2.0 + 0.0 * 0.5) / 2
+    values = compose.agrees(terms, batch, live, on + off + sft)
+    assert values == pytest.approx({"on": on, "off": off, "sft": sft}, abs=1e-7)
 
 
 def srft_self_terms(compose, kind):
