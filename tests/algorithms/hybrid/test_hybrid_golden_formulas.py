@@ -22,6 +22,7 @@ from didact.algorithms.supervised import (
     probability,
     uncertainty,
 )
+from didact.algorithms.token_advantages import gae
 from didact.core.schedule import Schedule
 from didact.core.types import Group, Problem, Prompt
 from didact.core.where import Where
@@ -266,3 +267,15 @@ def test_chords_mu_of_the_worked_example_is_a_rise_and_a_fall(compose):
     fall = Schedule(cosine=(0.0, 0.02 - 0.5), over=400, start=200)
     for step, wanted in compose.golden(TINY)["chord_mu"].items():
         assert rise(int(step)) + fall(int(step)) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_generalised_advantages_of_reft_before_whitening(compose):
+    given = compose.golden(TINY)["reft_gae"]
+    rewards = -given["beta"] * torch.tensor([given["kl"]], dtype=torch.float64)
+    rewards[0, -1] += 1.0  # the terminal reward beside the penalty of the last token
+    assert rewards[0].tolist() == pytest.approx(given["token_rewards"], abs=1e-9)
+    values = torch.tensor([given["values"]], dtype=torch.float64)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    got = gae(rewards, mask, values, gamma=given["gamma"], lam=given["lam"], whitened=False)
+    assert got["advantages"][0].tolist() == pytest.approx(given["adv"], abs=1e-6)
+    assert got["returns"][0].tolist() == pytest.approx(given["returns"], abs=1e-6)
