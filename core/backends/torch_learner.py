@@ -1,0 +1,225 @@
+"""The learner for one process: plain torch, several named optimizers over the same parameters."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from didact.core.backends import learning
+from didact.core.backends.forward import Readouts
+from didact.core.backends.optim import NamedAdamW, OptimizerSpec
+from didact.core.batch import Batch
+from didact.core.errors import RecipeError, RunError, unknown
+from didact.core.protocols import Names, State, UpdateRule, World
+from didact.core.types import Trajectory
+from didact.core.world import Alone
+
+
+class TorchLearner:
+    """Trains one model in one process, or reads one out in any number of them.
+
+    The parameters are optimized in float32; a bfloat16 model computes with a copy of them, and its
+    gradients are added up over micro-batches in float32.
+
+    Args:
+        model: from `load_model`, on the device it shall stay on.
+        tokenizer: saved beside the model.
+        optimizers: by the name a phase calls them; none for a model that is only read out.
+        temperature: of the sampler; logits are divided by it.
+        world: the processes of the run. With more than one, only `freeze` may be used.
+        max_tokens: most tokens (prompt and response) of a micro-batch; a longer row goes alone.
+        packing: feed the rows of a micro-batch as one sequence, without padding.
+        entropy: report the mean entropy over loss tokens even if no loss reads it.
+        gradient_checkpointing: compute activations again in the backward pass; saves memory.
+        logits: most logits made at once (elements, 4 bytes each).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        optimizers: Mapping[str, OptimizerSpec],
+        temperature: float = 1.0,
+        world: World | None = None,
+        *,
+        max_tokens: int = 16384,
+        packing: bool = True,
+        entropy: bool = True,
+        gradient_checkpointing: bool = False,
+        logits: int = 2**27,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.world: World = world or Alone()
+        self.max_tokens = max_tokens
+        self.watch = frozenset({"entropy"}) if entropy else frozenset()
+        self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
+        if gradient_checkpointing:
+            checkpointed(model)
+        self.params: list[Tensor] = list(model.parameters())
+        model.requires_grad_(bool(optimizers))
+        half = bool(optimizers) and any(p.dtype != torch.float32 for p in self.params)
+        self.masters: list[Tensor] = self.params
+        if half:
+            self.masters = [p.detach().float().clone() for p in self.params]
+        self.optimizer = NamedAdamW(self.masters, optimizers) if optimizers else None
+        self.factor = 1.0
+
+    def scale_lr(self, factor: float) -> None:
+        """Multiply every learning rate by this, on top of its schedule."""
+        self.factor = factor
+
+    def freeze(self, rows: Sequence[Trajectory], columns: Names) -> Sequence[Trajectory]:
+        """Attach readouts of the model as it is now, without gradient."""
+        return learning.frozen(rows, columns, self.reader, self.reader, self.max_tokens, self.world)
+
+    def update(
+        self, batch: Batch, rule: UpdateRule, optimizer: str, step: int
+    ) -> Mapping[str, float]:
+        """One optimizer step; refuses, and changes nothing, if loss or gradient is not finite."""
+        adam = self._optimizer(optimizer)
+        idle = rule.idle(batch)
+        active = [at for at, is_idle in enumerate(idle) if not is_idle]
+        wanted = learning.Wanted.by(rule, batch, self.reader.offers, self.watch)
+        padded = not self.reader.packing
+        micro = learning.micro_batches(batch, active, self.max_tokens, self.world, padded)
+        self._clear()
+        try:
+            tally = learning.backward(
+                [part for part in micro if len(part)],
+                self.reader,
+                rule.over(batch, step),
+                wanted,
+                self._backward,
+            )
+            metrics = learning.metrics_of(tally, batch, sum(idle), self.world)
+            metrics |= self._step(adam, optimizer, batch)
+        finally:
+            self._clear()
+        return metrics
+
+    def _optimizer(self, name: str) -> NamedAdamW:
+        if self.world.size > 1:
+            raise RecipeError("learner 'torch' trains in one process; use 'deepspeed' for more.")
+        if self.optimizer is None or name not in self.optimizer.specs:
+            raise RecipeError(unknown("optimizer", name, getattr(self.optimizer, "specs", ())))
+        return self.optimizer
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        if self.masters is self.params:
+            return
+        for master, param in zip(self.masters, self.params, strict=True):
+            if param.grad is not None:
+                grad = param.grad.float()
+                master.grad = grad if master.grad is None else master.grad.add_(grad)
+                param.grad = None
+
+    def _step(self, adam: NamedAdamW, name: str, batch: Batch) -> dict[str, float]:
+        for master in self.masters:
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        norm = float(
+            torch.nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None])
+        )
+        if not isfinite(norm):
+            raise RunError(refusal(norm, batch))
+        adam.norm = lambda: norm
+        adam.choose(name, self.factor)
+        adam.step()
+        skipped = adam.specs[name].skips(norm)
+        adam.steps[name] += not skipped
+        self._publish()
+        return {"grad_norm": norm, "lr": adam.lr, "skipped": float(skipped)}
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        """Give the computing copy the optimized values."""
+        if self.masters is not self.params:
+            torch._foreach_copy_(self.params, self.masters)
+
+    def _clear(self) -> None:
+        for tensor in (*self.params, *self.masters):
+            tensor.grad = None
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter by name; tied ones once."""
+        for name, param in self.model.named_parameters():
+            yield name, param.detach()
+
+    def save(self, folder: Path) -> None:
+        """Model and tokenizer as transformers writes them; rank 0 writes."""
+        if self.world.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.model.save_pretrained(folder)  # type: ignore[operator]
+            self.tokenizer.save_pretrained(folder)
+        self.world.barrier()
+
+    def state_dict(self) -> State:
+        """Parameters, moments, step counts and random states: enough to continue bitwise."""
+        return {
+            "masters": [master.detach().cpu().clone() for master in self.masters],
+            "optimizer": self.optimizer.dump(self.masters) if self.optimizer else {},
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if [tuple(m.shape) for m in self.masters] != [tuple(m.shape) for m in state["masters"]]:
+            raise RunError("the state is of a model of another shape.")
+        with torch.no_grad():
+            for master, value in zip(self.masters, state["masters"], strict=True):
+                master.copy_(value)
+        self._publish()
+        if self.optimizer is not None:
+            self.optimizer.restore(self.masters, state["optimizer"])
+        restore_random(state["random"])
+
+
+def refusal(norm: float, batch: Batch) -> str:
+    """What to say of a gradient that is not finite."""
+    ids = sorted({row.prompt.id for row in batch.rows})
+    return (
+        f"the gradient norm is {norm} though the loss is finite, nothing was updated: "
+        f"{len(batch)} rows of prompts {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}."
+    )
+
+
+def checkpointed(model: Any) -> None:
+    """Switch gradient checkpointing on; dropout is off, so training mode changes no value."""
+    body = getattr(model, "gradient_checkpointing_enable", None) or getattr(
+        model.model, "gradient_checkpointing_enable", None
+    )
+    if body is None:
+        raise RecipeError("this model has no gradient checkpointing.")
+    body(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+
+
+def random_state() -> State:
+    """Of torch, of every CUDA device, of numpy and of random, as tensors and plain data."""
+    kind, keys, position, has_gauss, gauss = numpy.random.get_state()
+    version, words, following = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(kind), [int(k) for k in keys], int(position), int(has_gauss), float(gauss)],
+        "python": [version, list(words), following],
+    }
+
+
+def restore_random(state: Mapping[str, Any]) -> None:
+    """What `random_state` gave."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), *rest))
+    version, words, following = state["python"]
+    random.setstate((version, tuple(words), following))
