@@ -38,8 +38,8 @@ def countdown_answer(
     """1.0 if the expression uses every given number exactly once and equals the target exactly.
 
     The expression is the content of the last `<answer>` block, or else the last line that is not
-    empty. It may hold whole numbers, + - * / (also × ÷ −) and parentheses; it is evaluated in
-    fractions.
+    empty. It may hold whole numbers, + - * / (also × ÷ −) and parentheses, and go on with `=` and
+    sides that are equal too. It is evaluated in fractions.
 
     Args:
         numbers: metadata key of the given numbers.
@@ -60,9 +60,10 @@ def countdown_tagged(
 ) -> float:
     """Countdown with a reward for form: 0 if malformed, `formed` if well-formed but wrong, else 1.
 
-    Well-formed is exactly one `<think>` block that is not empty and exactly one `<answer>` block
-    (jchy20/how-much-backtrack @df310b4f, verl/utils/reward_score/countdown.py, which also asks for
-    the chat header of the assistant: that is part of our prompt, not of the response).
+    Well-formed is exactly one `<think>` block that is not empty and exactly one `<answer>` block;
+    an `=` in the answer makes it wrong (jchy20/how-much-backtrack @df310b4f,
+    verl/utils/reward_score/countdown.py, which also asks for the chat header of the assistant: that
+    is part of our prompt, not of the response).
 
     Args:
         formed: reward of a well-formed wrong answer.
@@ -74,7 +75,8 @@ def countdown_tagged(
     well_formed = len(thoughts) == 1 and len(answers) == 1 and bool(thoughts[0].strip())
     if trajectory.truncated or not well_formed:
         return 0.0
-    return 1.0 if reaches(answers[0], given, goal) else formed
+    right = "=" not in answers[0] and reaches(answers[0], given, goal)
+    return 1.0 if right else formed
 
 
 def procedural_answer(trajectory: Trajectory) -> float:
@@ -95,16 +97,27 @@ VERIFIERS: Mapping[str, Callable[[Trajectory], float]] = {
 
 
 def reaches(expression: str, numbers: Sequence[int], target: int) -> bool:
-    """Whether an expression uses every number exactly once and equals the target."""
-    text = expression.strip().translate(OPERATORS)
+    """Whether an expression uses every number exactly once and equals the target.
+
+    It may be continued with `=`; then every further side must equal the target too.
+    """
+    first, *further = expression.translate(OPERATORS).split("=")
+    value, used = _value(first)
+    if value != target or Counter(used) != Counter(numbers):
+        return False
+    return all(_value(side)[0] == target for side in further)
+
+
+def _value(text: str) -> tuple[Fraction | None, list[int]]:
+    """The exact value of an expression, None if it has none, and the numbers in it."""
+    text = text.strip()
+    used: list[int] = []
     if len(text) > LONGEST_EXPRESSION or not re.fullmatch(r"[0-9+\-*/() ]+", text):
-        return False
+        return None, used
     try:
-        tree = ast.parse(text, mode="eval").body
-        used: list[int] = []
-        return _evaluate(tree, used) == target and Counter(used) == Counter(numbers)
+        return _evaluate(ast.parse(text, mode="eval").body, used), used
     except (SyntaxError, ValueError, ZeroDivisionError):
-        return False
+        return None, used
 
 
 def _evaluate(node: ast.expr, used: list[int]) -> Fraction:
@@ -113,6 +126,8 @@ def _evaluate(node: ast.expr, used: list[int]) -> Fraction:
         case ast.Constant(value=int(number)):
             used.append(number)
             return Fraction(number)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluate(operand, used)
         case ast.BinOp(left=left, op=op, right=right):
             a, b = _evaluate(left, used), _evaluate(right, used)
             match op:

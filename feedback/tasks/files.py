@@ -77,7 +77,7 @@ def parquet(
         DataError: with file, row, and what was expected.
     """
     from pyarrow import ArrowException  # type: ignore[import-untyped]
-    from pyarrow import parquet as arrow  # type: ignore[import-untyped]
+    from pyarrow import parquet as arrow
 
     file = _file(path)
     try:

@@ -238,20 +238,23 @@ def _answer(row: Row, columns: Columns) -> Any:
 
 
 def last_boxed(text: str, name: str) -> str:
-    """What the last `\\boxed{}` or `\\fbox{}` of a text holds, braces matched.
+    """What the last `\\boxed{}` or `\\fbox{}` of a text holds, braces matched; also `\\boxed 2`.
 
     Raises:
         BadRow: there is none, it is not closed, or it is empty.
     """
-    opened = [match.end() for match in re.finditer(r"\\(?:boxed|fbox)\s*\{", text)]
-    if not opened:
+    boxes = list(re.finditer(r"\\(?:boxed|fbox)(?:\s*\{|\s+([^\s${}]+))", text))
+    if not boxes:
         raise BadRow(f"answer '{name}' has no \\boxed{{}}")
-    depth, at = 1, opened[-1]
+    if boxes[-1].group(1):
+        return boxes[-1].group(1)
+    depth, start = 1, boxes[-1].end()
+    at = start
     while depth and at < len(text):
         escaped = text[at - 1] == "\\"
         depth += 0 if escaped else {"{": 1, "}": -1}.get(text[at], 0)
         at += 1
-    inside = text[opened[-1] : at - 1].strip()
+    inside = text[start : at - 1].strip()
     if depth or not inside:
         raise BadRow(f"answer '{name}' has a \\boxed{{}} that is {'open' if depth else 'empty'}")
     return inside

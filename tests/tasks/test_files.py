@@ -1,0 +1,298 @@
+"""Tasks from files: mapping by settings only, and every error with file, line and expectation."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from didact.core.errors import DataError, RecipeError
+from didact.core.where import Where
+from didact.feedback.tasks.files import comma_separated, hub, json_lines, parquet
+from didact.feedback.tasks.rows import Columns
+from didact.plugins.spec import params_of
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data" / "benchmarks"
+ROWS = [
+    {"question": "1+1?", "answer": "2", "level": 1, "steps": "It is 2.", "uid": "a"},
+    {"question": "2+2?", "answer": "4", "level": 2, "steps": "It is 4.", "uid": "b"},
+    {"question": "3+3?", "answer": "6", "level": 3, "steps": "It is 6.", "uid": "c"},
+]
+MAPPED = Columns(id="uid", demonstrations="steps", metadata=["level"])
+
+
+def written(folder: Path, *lines: object, name: str = "data.jsonl") -> str:
+    """A file of these lines: objects as JSON, text and bytes as they are."""
+    texts = [line if isinstance(line, str | bytes) else json.dumps(line) for line in lines]
+    raw = [text.encode() if isinstance(text, str) else text for text in texts]
+    (folder / name).write_bytes(b"\n".join(raw) + b"\n")
+    return str(folder / name)
+
+
+def message(call, *arguments, **settings) -> str:
+    with pytest.raises(DataError) as caught:
+        call(*arguments, **settings)
+    return str(caught.value)
+
+
+def test_columns_become_the_parts_of_a_problem(tmp_path):
+    table = json_lines(written(tmp_path, *ROWS), MAPPED)
+    first = table[0]
+    assert (first.id, first.question, first.answer) == ("a", "1+1?", "2")
+    assert first.demonstrations == ("It is 2.",)
+    assert first.metadata == {"level": 1}
+    assert len(table) == 3 and table.skipped == []
+
+
+def test_without_an_id_column_the_file_and_row_name_the_problem(tmp_path):
+    assert [p.id for p in json_lines(written(tmp_path, *ROWS))] == ["data/0", "data/1", "data/2"]
+
+
+def test_a_template_frames_the_question_and_may_use_other_columns(tmp_path):
+    template = "Level {level}: {question}\nPut the answer in \\boxed{{}}."
+    table = json_lines(written(tmp_path, *ROWS), template=template)
+    assert table[1].question == "Level 2: 2+2?\nPut the answer in \\boxed{}."
+
+
+def test_several_columns_and_lists_of_demonstrations_are_gathered(tmp_path):
+    row = {"question": "q", "answer": "a", "first": "x", "more": ["y", "z"]}
+    table = json_lines(written(tmp_path, row), Columns(demonstrations=["first", "more"]))
+    assert table[0].demonstrations == ("x", "y", "z")
+
+
+def test_a_dot_reaches_into_objects(tmp_path):
+    row = {"prompt": [{"role": "user", "content": "hi"}], "reward_model": {"ground_truth": "4"}}
+    columns = Columns(question="prompt", answer="reward_model.ground_truth")
+    problem = json_lines(written(tmp_path, row), columns)[0]
+    assert problem.question == [{"role": "user", "content": "hi"}]
+    assert problem.answer == "4"
+
+
+def test_an_answer_is_found_by_pattern_or_in_its_box(tmp_path):
+    rows = [
+        {"question": "q", "answer": "48/2 = <<48/2=24>>24\n#### 24"},
+        {"question": "q", "answer": "#### 1\nno, #### 1,000 "},
+    ]
+    path = written(tmp_path, *rows)
+    found = json_lines(path, Columns(answer_pattern="#### (.+)"))
+    assert [p.answer for p in found] == ["24", "1,000"]
+    boxes = ["So $\\boxed{\\frac{1}{2}}$, not \\boxed{3}: $\\boxed{\\{1, 2\\}}$.", "$\\boxed 2$"]
+    path = written(tmp_path, *[{"question": "q", "answer": text} for text in boxes])
+    assert [p.answer for p in json_lines(path, Columns(answer_boxed=True))] == ["\\{1, 2\\}", "2"]
+
+
+def test_where_chooses_rows_by_metadata_and_limit_takes_the_first(tmp_path):
+    path = written(tmp_path, *ROWS)
+    some = Where.model_validate({"prompt.level": {"at_least": 2}})
+    table = json_lines(path, MAPPED, where=some)
+    assert [p.id for p in table] == ["b", "c"] and table.filtered == 1
+    assert [p.id for p in json_lines(path, MAPPED, where=some, limit=1)] == ["b"]
+    with pytest.raises(RecipeError, match="has no metadata 'lvl'"):
+        json_lines(path, MAPPED, where=Where({"prompt.lvl": 2}))
+
+
+def test_data_without_answers_is_read_on_request(tmp_path):
+    path = written(tmp_path, {"question": "q", "text": "d"})
+    table = json_lines(path, Columns(answer=None, demonstrations="text"))
+    assert table[0].answer is None
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"question": "q", "answer": }', "is no JSON at column 29: Expecting value"),
+        ("[1, 2]", "expected an object, found list"),
+        ({"question": "q", "uid": "z"}, "no column named 'answer'"),
+        ({"question": "q", "answer": " ", "uid": "z"}, "answer 'answer' is empty"),
+        ({"question": "q", "answer": None, "uid": "z"}, "answer 'answer' is empty"),
+        ({"question": "", "answer": "a", "steps": "s", "uid": "z"}, "'question' is empty"),
+        ({"question": 3, "answer": "a", "steps": "s", "uid": "z"}, "must be text, not int 3"),
+        ({**ROWS[0], "uid": "z", "steps": ""}, "demonstration 'steps' is empty"),
+        ({**ROWS[0], "uid": "z", "steps": None}, "demonstration 'steps' must be text"),
+        ({**ROWS[0], "uid": "z", "steps": ["x", ""]}, "demonstration 1 of 'steps' must be text"),
+        ({**ROWS[0], "uid": None}, "id 'uid' must be text or a whole number"),
+        ({**ROWS[0], "uid": "b"}, "id 'b' was already given in {path}:2"),
+        ({**ROWS[0], "uid": "z", "question": [{"role": "user"}]}, "needs 'role' and 'content'"),
+        ('{"question": "\\ud800", "answer": "a", "steps": "s", "uid": "z"}', "surrogate"),
+        (b'{"question": "caf\xe9"}', "byte 18 of the line (0xe9) is not UTF-8"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_bad_row_is_an_error_with_file_line_and_reason_or_is_listed(tmp_path, line, said):
+    path = written(tmp_path, ROWS[0], ROWS[1], line, ROWS[2])
+    text = message(json_lines, path, MAPPED)
+    assert text.startswith(f"{path}:3: ") and said.format(path=path) in text
+    assert "skip_bad: true" in text
+    table = json_lines(path, MAPPED, skip_bad=True)
+    assert [p.id for p in table] == ["a", "b", "c"]
+    assert len(table.skipped) == 1 and table.skipped[0].startswith(f"{path}:3: ")
+
+
+def test_many_bad_rows_are_counted_and_the_first_ones_shown(tmp_path):
+    path = written(tmp_path, ROWS[0], *["{"] * 30)
+    text = message(json_lines, path)
+    assert f"{path}:2: " in text and f"{path}:11: " in text and f"{path}:12: " not in text
+    assert "… and 20 more bad rows." in text
+    assert len(json_lines(path, skip_bad=True).skipped) == 30
+
+
+def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path):
+    path = written(tmp_path, ROWS[0], "", "{")
+    assert message(json_lines, path).startswith(f"{path}:3: ")
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_column_that_no_row_has_is_never_skipped(tmp_path, skip_bad):
+    path = written(tmp_path, *ROWS)
+    text = message(json_lines, path, Columns(demonstrations="step"), skip_bad=skip_bad)
+    assert "no column named 'step'. Did you mean 'steps'?" in text
+    assert "Available: answer, level, question, steps, uid." in text
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{question} \\boxed{}", "braces that stay as they are twice"),
+        ("{qestion}", "must name {question}"),
+        ("{question} {lvel}", "no column named 'lvel'. Did you mean 'level'"),
+        ("{question} {question.__class__}", "no column named 'question.__class__'"),
+        ("{question", "expected '}'"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_refused(tmp_path, template, said):
+    assert said in message(json_lines, written(tmp_path, *ROWS), template=template)
+
+
+def test_an_answer_without_its_pattern_or_box_is_a_bad_row(tmp_path):
+    path = written(tmp_path, ROWS[0])
+    assert "nothing that matches '#### (.+)'" in message(
+        json_lines, path, Columns(answer_pattern="#### (.+)")
+    )
+    assert "has no \\boxed{}" in message(json_lines, path, Columns(answer_boxed=True))
+    path = written(tmp_path, {"question": "q", "answer": "\\boxed{1"})
+    assert "that is open" in message(json_lines, path, Columns(answer_boxed=True))
+    path = written(tmp_path, {"question": "q", "answer": "\\boxed{ }"})
+    assert "that is empty" in message(json_lines, path, Columns(answer_boxed=True))
+
+
+def test_nothing_left_is_an_error(tmp_path):
+    path = written(tmp_path, *ROWS)
+    where = Where({"prompt.level": 9})
+    assert "of 3 rows: 0 are bad, 3 are not chosen" in message(
+        json_lines, path, MAPPED, where=where
+    )
+    assert "no problem is left of 0 rows" in message(json_lines, written(tmp_path, ""))
+
+
+def test_other_encodings_are_named(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps(ROWS[0]), encoding="utf-16")
+    assert f"{path}:1: is UTF-16; expected UTF-8" in message(json_lines, str(path))
+    path.write_text(json.dumps(ROWS[0]), encoding="utf-8-sig")
+    assert len(json_lines(str(path))) == 1
+
+
+def test_a_file_that_is_not_there_names_the_nearest(tmp_path):
+    written(tmp_path, *ROWS, name="train.jsonl")
+    text = message(json_lines, str(tmp_path / "trian.jsonl"))
+    assert "no file named 'trian.jsonl'. Did you mean 'train.jsonl'?" in text
+    assert "is a folder" in message(json_lines, str(tmp_path))
+    assert "there is no folder" in message(json_lines, str(tmp_path / "no" / "a.jsonl"))
+
+
+def test_csv_keeps_values_as_they_are_written(tmp_path):
+    path = written(tmp_path, "question,answer", '"a, b?",007', '"two\nlines",1.50', name="d.csv")
+    assert [(p.question, p.answer) for p in comma_separated(path)] == [
+        ("a, b?", "007"),
+        ("two\nlines", "1.50"),
+    ]
+
+
+def test_csv_errors_name_the_line(tmp_path):
+    path = written(tmp_path, "question,answer", "q,a", "q", name="d.csv")
+    assert f"{path}:3: 1 fields; expected the 2" in message(comma_separated, path)
+    path = written(tmp_path, "question,answer", b"caf\xe9,a", name="d.csv")
+    assert f"{path}:2: byte 4 of the line (0xe9)" in message(comma_separated, path)
+    path = written(tmp_path, "question,answer", '"open,a', name="d.csv")
+    assert f"{path}:2: is no CSV: unexpected end of data" in message(comma_separated, path)
+
+
+def test_parquet_gives_the_same_problems_as_json_lines(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as files
+
+    path = str(tmp_path / "data.parquet")
+    files.write_table(arrow.Table.from_pylist(ROWS), path)
+    assert list(parquet(path, MAPPED)) == list(json_lines(written(tmp_path, *ROWS), MAPPED))
+    files.write_table(arrow.Table.from_pylist([*ROWS, {**ROWS[0], "answer": None}]), path)
+    assert f"{path}: row 3: answer 'answer' is empty" in message(parquet, path)
+    assert "is no readable Parquet file" in message(
+        parquet, written(tmp_path, "x", name="x.parquet")
+    )
+
+
+def test_a_folder_that_datasets_saved_is_read_by_split(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    one = str(tmp_path / "one")
+    datasets.Dataset.from_list(ROWS).save_to_disk(one)
+    assert [p.answer for p in hub(one)] == ["2", "4", "6"]
+    both = str(tmp_path / "both")
+    datasets.DatasetDict({"test": datasets.Dataset.from_list(ROWS)}).save_to_disk(both)
+    assert [p.id for p in hub(both, split="test", columns=MAPPED)] == ["a", "b", "c"]
+    assert "no split named 'tset'. Did you mean 'test'" in message(hub, both, split="tset")
+    (tmp_path / "other").mkdir()
+    assert "is no folder that `datasets` saved" in message(hub, str(tmp_path / "other"))
+
+
+def test_a_data_set_that_cannot_be_loaded_says_what_was_tried(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def refuse(*arguments, **settings):
+        raise ConnectionError("no network\nmore")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    text = message(hub, "someone/sums", split="train", subset="main")
+    assert text == (
+        "someone/sums: split 'train' of main could not be loaded from the hub, and there is no "
+        "such folder here: ConnectionError: no network"
+    )
+
+
+@pytest.mark.parametrize("factory", [json_lines, comma_separated, parquet, hub])
+def test_the_settings_of_a_recipe_are_the_signature(factory):
+    given = {"path": "x", "columns": {"answer": None}, "where": {"prompt.level": [1, 2]}}
+    if factory is hub:
+        given["name"] = given.pop("path")
+    made = params_of("task", factory).model_validate(given)
+    assert made.columns.answer is None and made.template == "{question}"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="benchmark files are not here")
+def test_gsm8k_is_read_by_settings_only():
+    path = str(DATA / "gsm8k_train.jsonl")
+    columns = Columns(id="id", demonstrations="solution", metadata=["source"])
+    ready = json_lines(path, columns, template="{question}\nPut the answer in \\boxed{{}}.")
+    assert len(ready) == 7473 and ready[0].question.endswith("\nPut the answer in \\boxed{}.")
+    raw = json_lines(path, Columns(id="id", answer="solution", answer_pattern="#### (.+)"))
+    assert [p.answer for p in ready] == [p.answer.replace(",", "") for p in raw]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="benchmark files are not here")
+def test_math_is_read_by_settings_only():
+    path = str(DATA / "math_test.jsonl")
+    columns = Columns(id="id", demonstrations="solution", metadata=["level", "subject"])
+    hard = json_lines(path, columns, where=Where({"prompt.level": "Level 5"}))
+    assert len(hard) + hard.filtered == 5000 and len(hard) == 1324
+    ready = json_lines(path, columns)
+    raw = json_lines(path, Columns(id="id", answer="solution", answer_boxed=True))
+    assert [p.answer.strip() for p in ready] == [p.answer for p in raw]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="benchmark files are not here")
+def test_the_empty_answer_of_the_countdown_demonstrations_is_found():
+    path = DATA.parent / "demos" / "countdown_train.jsonl"
+    columns = Columns(id="id", demonstrations="demonstration", metadata=["nums", "target"])
+    assert re.match(
+        rf"{path}:429: answer 'answer' is empty", message(json_lines, str(path), columns)
+    )
+    assert len(json_lines(str(path), columns, skip_bad=True)) == 999
