@@ -198,7 +198,7 @@ def test_two_optimizers_are_two_torch_adamws_over_the_same_parameters(spec, toke
         adams[name].param_groups[0]["lr"] = lr
         assert metrics["lr"] == pytest.approx(lr)
         adams[name].step()
-    for (name, a), b in zip(ours.weights(), model.parameters(), strict=True):
+    for (_, a), b in zip(ours.weights(), model.parameters(), strict=True):
         torch.testing.assert_close(a, b.detach(), atol=1e-6, rtol=0)
 
 
