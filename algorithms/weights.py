@@ -122,7 +122,8 @@ def rejection(
     mean or largest over the sequence; `ratio` is exp(x) of a token, or exp of the sum, mean or
     largest x. verl 0.9.1 `compute_rollout_rejection_mask`: its `k1` is the inverse of `ratio`, so
     low is 1 / its upper threshold; several options together are several weights. AReaL@4aef98d8
-    `apply_rejection_sampling` (action `mask`).
+    `apply_rejection_sampling` (action `mask`), whose k3 is exp(-x) - 1 + x: bind the two columns
+    the other way round.
 
     Departs from verl, which also takes the rejected tokens out of the denominator.
 

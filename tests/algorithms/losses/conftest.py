@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,25 +15,35 @@ from didact.core.batch import Batch
 from didact.core.types import Problem, Prompt, Trajectory
 
 GOLDEN = Path(__file__).parents[2] / "golden"
+MISC = "verl_misc_losses.json"
 FILES = {
-    "verl_case": "verl_policy_losses.json",
-    "trinity_case": "trinity_losses.json",
-    "trl_case": "trl_grpo_losses.json",
-    "nft_case": "nft_official.json",
-    "rover_case": "rover_official.json",
-    "repo_case": "other_repos_losses.json",
-    "paper_case": "paper_formula_vectors_losses.json",
-    "misc_case": "verl_misc_losses.json",
+    "verl_case": ("verl_policy_losses.json", ""),
+    "trinity_case": ("trinity_losses.json", ""),
+    "trl_case": ("trl_grpo_losses.json", ""),
+    "mismatch_case": ("trl_grpo_losses.json", "grpo/vllm_is"),
+    "nft_case": ("nft_official.json", ""),
+    "rover_case": ("rover_official.json", ""),
+    "repo_case": ("other_repos_losses.json", ""),
+    "paper_case": ("paper_formula_vectors_losses.json", ""),
+    "kl_case": (MISC, "kl_penalty"),
+    "average_case": (MISC, "agg_loss"),
+    "entropy_case": (MISC, "entropy"),
+    "value_case": (MISC, "value_loss"),
+    "weight_case": (MISC, "tis"),
+    "rejection_case": (MISC, "rejection"),
 }
 
 
 def pytest_generate_tests(metafunc):
+    """A test that names one of these arguments runs for every case whose name begins so."""
     for argument in FILES.keys() & set(metafunc.fixturenames):
-        cases = _cases(FILES[argument])
+        name, prefix = FILES[argument]
+        cases = [case for case in _cases(name) if case["case"].startswith(prefix)]
         ids = [f"{case['case']}-{case['seed']}-{at}" for at, case in enumerate(cases)]
         metafunc.parametrize(argument, cases, ids=ids)
 
 
+@cache
 def _cases(name):
     data = json.loads((GOLDEN / "update_rules" / name).read_text())
 

@@ -31,15 +31,9 @@ def tensor(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def only(case, name):
-    if not case["case"].startswith(name):
-        pytest.skip("another function of the file")
-
-
-def test_kl_kind_agrees_in_value_and_gradient(misc_case):
-    only(misc_case, "kl_penalty")
-    given, wanted = misc_case["inputs"], misc_case["outputs"]
-    kind = misc_case["args"]["kl_penalty"]
+def test_kl_kind_agrees_in_value_and_gradient(kl_case):
+    given, wanted = kl_case["inputs"], kl_case["outputs"]
+    kind = kl_case["args"]["kl_penalty"]
     settings = {"straight_through": True} if kind.endswith("+") else {}
     new = tensor(given["logprob"]).requires_grad_(True)
     value = KINDS[kind.rstrip("+")](new, tensor(given["ref_logprob"]), **settings)
@@ -69,26 +63,24 @@ def average(args):
     raise AssertionError(args)
 
 
-def test_average_agrees_in_value_and_gradient(compose, misc_case):
+def test_average_agrees_in_value_and_gradient(compose, average_case):
     """`reinforce` with advantage -1 has the given matrix as its loss."""
-    only(misc_case, "agg_loss")
-    given, args = misc_case["inputs"], misc_case["args"]
+    given, args = average_case["inputs"], average_case["args"]
     rows = sum(1 for row in given["loss_mask"] if any(row))
     per_row = args["loss_agg_mode"] == "seq-mean-token-mean" and "dp_size" in args
     compose.agrees(
         [compose.term(reinforce, average=average(args))],
         given["loss_mask"],
         {"logprobs": given["loss_mat"]},
-        misc_case["outputs"]["loss"],
-        misc_case["outputs"]["grad"],
+        average_case["outputs"]["loss"],
+        average_case["outputs"]["grad"],
         times=rows * args["dp_size"] / args["global_batch_size"] if per_row else 1.0,
         advantages=[-1.0] * len(given["loss_mask"]),
     )
 
 
-def test_entropy_agrees_in_value_and_gradient(misc_case):
-    only(misc_case, "entropy")
-    given, wanted = misc_case["inputs"], misc_case["outputs"]
+def test_entropy_agrees_in_value_and_gradient(entropy_case):
+    given, wanted = entropy_case["inputs"], entropy_case["outputs"]
     logits = tensor(given["logits"]).requires_grad_(True)
     log_p = logits.log_softmax(-1)
     loss = negative_entropy(-(log_p.exp() * log_p).sum(-1))
@@ -122,9 +114,8 @@ def on_tokens(weight, mask):
     return torch.where(mask, rows.expand(mask.shape), 0.0)
 
 
-def test_importance_weight_agrees(misc_case):
-    only(misc_case, "tis")
-    given, args = misc_case["inputs"], misc_case["args"]
+def test_importance_weight_agrees(weight_case):
+    given, args = weight_case["inputs"], weight_case["args"]
     mask = tensor(given["response_mask"]).bool()
     ours = weight(
         tensor(given["log_ratio"]),
@@ -133,7 +124,7 @@ def test_importance_weight_agrees(misc_case):
         args["rollout_is_threshold"],
         args["rollout_is_batch_normalize"],
     )
-    released = tensor(misc_case["outputs"]["weights"])
+    released = tensor(weight_case["outputs"]["weights"])
     torch.testing.assert_close(on_tokens(ours, mask), released, rtol=0, atol=1e-7)
 
 
@@ -151,14 +142,13 @@ def rejected(ratio, mask, options, thresholds):
     return keep
 
 
-def test_rejection_mask_agrees(misc_case):
-    only(misc_case, "rejection")
-    given, args = misc_case["inputs"], misc_case["args"]
+def test_rejection_mask_agrees(rejection_case):
+    given, args = rejection_case["inputs"], rejection_case["args"]
     mask = tensor(given["response_mask"]).bool()
     ours = rejected(
         tensor(given["log_ratio"]), mask, args["rollout_rs"], args["rollout_rs_threshold"]
     )
-    assert torch.equal(ours, tensor(misc_case["outputs"]["modified_response_mask"]))
+    assert torch.equal(ours, tensor(rejection_case["outputs"]["modified_response_mask"]))
 
 
 def test_weights_and_masks_of_the_released_helper_agree(compose):

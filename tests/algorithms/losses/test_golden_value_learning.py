@@ -36,10 +36,8 @@ def test_rover_agrees_in_value_and_gradient(compose, rover_case):
     )
 
 
-def test_value_loss_agrees_in_value_and_gradient(compose, misc_case):
-    if not misc_case["case"].startswith("value_loss"):
-        pytest.skip("another function of the file")
-    given, args, wanted = misc_case["inputs"], misc_case["args"], misc_case["outputs"]
+def test_value_loss_agrees_in_value_and_gradient(compose, value_case):
+    given, args, wanted = value_case["inputs"], value_case["args"], value_case["outputs"]
     how = AVERAGES[args["loss_agg_mode"]]
     value, gradient = compose.run(
         [compose.term(clipped_value, clip=args["cliprange_value"], average=how)],
