@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from didact.core.errors import RecipeError, RewardError
+from didact.core.protocols import Failed
 from didact.core.types import Problem, Prompt, Trajectory
 from didact.feedback.tasks import countdown
 from didact.feedback.tasks.arithmetic import Arithmetic
@@ -363,3 +364,18 @@ def test_drawing_problems_leaves_the_global_generator_alone():
     for family in FAMILIES:
         family(wrong=0.5)[3]
     assert random.getstate() == before
+
+
+@pytest.mark.parametrize(
+    "verifier",
+    [letters_answer, arithmetic_answer, countdown_answer, countdown_tagged, procedural_answer],
+)
+def test_a_lifted_verifier_scores_many_and_keeps_its_settings(verifier):
+    from didact.plugins.spec import params_of
+    from didact.rewards.each import each
+
+    lifted = each(verifier)
+    settings = set(params_of("reward", lifted).model_fields)
+    assert settings <= {"formed", "numbers", "target"}
+    problem = Problem("p", "q")
+    assert isinstance(lifted([said(problem, "x")])[0], Failed)
