@@ -42,7 +42,7 @@ def group_norm(
     singleton: Singleton = "raw",
     flat_below: float = 0.0,
 ) -> Tensor:
-    """(R - mean of the group) / std. GRPO, arXiv:2402.03300, eq. 3, as in verl 0.9.1.
+    """(R - mean of the group) / std. GRPO, arXiv:2402.03300 section 4.1.2, as in verl 0.9.1.
 
     Args:
         rewards, groups: [N].
@@ -153,7 +153,7 @@ def gpg(rewards: Tensor, groups: Tensor, *, f_norm: float = 1.0) -> Tensor:
 
     GPG, arXiv:2504.02546, as in verl 0.9.1.
     """
-    alpha = len(rewards) / (rewards != 0).sum().clamp(min=1)
+    alpha = len(rewards) / max(int((rewards != 0).sum()), 1)
     return alpha * centred(rewards, groups) / f_norm
 
 

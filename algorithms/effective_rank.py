@@ -75,8 +75,10 @@ def bonus_limited(advantages: Tensor, bonus: Tensor, *, kappa: float = 2.0) -> T
 class HiddenStateShaping:
     """Shapes advantages by the rank dynamics, against a running mean of earlier steps.
 
-    mu moves by `rate` towards the mean of the *previous* step; the first step gives no bonus. The
-    bonus stands on the last response token only. The released code sums it in bfloat16; we do not.
+    As released: the first step gives no bonus; in every later step mu, from 0, moves by `rate`
+    towards the mean of the *previous* step, after it was used; so the second step's deviations are
+    all at their bound. The bonus stands on the last response token only. The released code sums
+    it in bfloat16; we do not.
 
     Args:
         gain, gate, kappa: as `rank_bonus` and `bonus_limited`.
@@ -115,13 +117,11 @@ class HiddenStateShaping:
 
     def bonus(self, indicators: Tensor) -> Tensor:
         """The bonus of this step's rows [N], and remember their mean [3] for the next step."""
-        first = self.previous is None
-        if self.previous is not None:
-            self.mean = (1 - self.rate) * self.mean + self.rate * self.previous
-        self.previous = indicators.to(torch.float64).mean(0)
-        if first:
+        previous, self.previous = self.previous, indicators.to(torch.float64).mean(0)
+        if previous is None:
             return torch.zeros_like(indicators[:, 0])
         baseline = self.mean.to(indicators.dtype)
+        self.mean = (1 - self.rate) * self.mean + self.rate * previous
         return self.weight * rank_bonus(indicators, baseline, gain=self.gain, gate=self.gate)
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,13 +9,15 @@ from torch import Tensor
 def return_decomposition(step_rewards: Tensor, lengths: Tensor, returns: Tensor) -> Tensor:
     """MSE of (sum of predicted step rewards)/L against R/L. RD in LaRe, arXiv:2412.11120.
 
-    thu-rllab/LaRe @ 332cbe96 `RD.py`: as released, the sum runs over the padded episode unless
-    `step_rewards` is 0 beyond its length.
+    As thu-rllab/LaRe @ 332cbe96 `RD.py`; steps beyond an episode's length do not count.
 
     Args:
         step_rewards: [B, L], with gradient; lengths, returns: [B]. Returns a scalar.
     """
-    return ((step_rewards.sum(1) - returns) / lengths).square().mean()
+    steps = torch.arange(step_rewards.shape[1], device=step_rewards.device)
+    inside = steps < lengths[:, None]
+    total = torch.where(inside, step_rewards, 0.0).sum(1)
+    return ((total - returns) / lengths).square().mean()
 
 
 def randomised_decomposition(

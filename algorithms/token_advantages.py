@@ -89,9 +89,9 @@ def gae(
     token as t+1 and 0 after the last. Returns are A + V, before whitening.
     """
     given = token_rewards(rewards, mask)
-    ahead = torch.zeros_like(values[:, 0])
+    raw = torch.zeros_like(given + values)
+    ahead = torch.zeros_like(raw[:, 0])
     running = torch.zeros_like(ahead)
-    raw = torch.zeros_like(values)
     for t in reversed(range(values.shape[1])):
         inside = mask[:, t]
         now = given[:, t] + gamma * ahead - values[:, t] + gamma * lam * running
