@@ -338,3 +338,24 @@ def test_512_responses_of_1024_tokens_take_well_under_a_second(estimator):
     began = time.perf_counter()
     call(estimator, read)
     assert time.perf_counter() - began < 2.0
+
+
+@given(seed=st.integers(0, 99), tail=st.booleans())
+@settings(deadline=None)
+def test_aligned_by_trained_tokens_observations_do_not_move_the_token_baseline(seed, tail):
+    read = table([1.0, 0.3, 0.0, 2.0], [0, 0, 0, 1], seed=seed)
+    names = ("rewards", "groups", "mask", "old_logprobs", "old_collision")
+    mask = read["mask"]
+    order = (~mask).long().argsort(dim=1, stable=True)
+    tight = {k: read[k].gather(1, order) if read[k].dim() == 2 else read[k] for k in names}
+    loose = tok.optimal_token_baseline(*(read[k] for k in names), align="trained", zero_tail=tail)[
+        "advantages"
+    ]
+    dense = tok.optimal_token_baseline(*(tight[k] for k in names), zero_tail=tail)["advantages"]
+    torch.testing.assert_close(loose.gather(1, order), dense)
+
+
+def test_reinforce_plus_plus_passes_over_observations_without_discounting():
+    mask = torch.tensor([[1, 0, 0, 1]]).bool()
+    returns = tok.discounted_returns(torch.tensor([8.0]), mask, gamma=0.5)
+    assert returns.tolist() == [[4.0, 0.0, 0.0, 8.0]]
