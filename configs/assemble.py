@@ -23,7 +23,7 @@ class Parts:
 
     Attributes:
         stateful: parts whose state a checkpoint holds, by their path in the recipe.
-        reads: for each model prefix ("ref", "value", …) who reads it, e.g. "phases.rl: ref_logprobs".
+        reads: for each model prefix ("ref", …) who reads it, e.g. "phases.rl: ref_logprobs".
     """
 
     experience: Pipeline

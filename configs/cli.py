@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import click
 import typer
 
 app = typer.Typer(
@@ -160,16 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     from didact.core.errors import DidactError
 
     try:
-        code: Any = app(args=arguments, standalone_mode=False)
+        app(args=arguments)
     except DidactError as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
-    except click.ClickException as error:  # the command line itself was wrong
-        error.show()
-        sys.exit(2)
-    sys.exit(code if isinstance(code, int) else 0)

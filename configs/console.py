@@ -31,7 +31,7 @@ class Console:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(self.indent + text, file=sys.stderr, flush=True)  # noqa: T201
+            print(self.indent + text, file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[int, int], None]]:
@@ -55,7 +55,7 @@ class Console:
     def table(self, metrics: Mapping[str, float]) -> None:
         """Metrics of an evaluation, one a line, on standard output."""
         for name, value in metrics.items():
-            print(f"{name:40} {value:10.4f}")  # noqa: T201
+            print(f"{name:40} {value:10.4f}")
 
     def watching(self, steps: int) -> Watch:
         """An observer that reports a run of so many steps here."""
@@ -63,7 +63,7 @@ class Console:
 
 
 class Watch:
-    """Reports each step on one line (or rewrites one line on a terminal), with rate and time left."""
+    """Reports each step on one line (a terminal's is rewritten), with rate and time left."""
 
     def __init__(self, console: Console, steps: int) -> None:
         self.console, self.steps = console, steps
@@ -97,14 +97,14 @@ class Watch:
 
     def on_end(self, error: BaseException | None) -> None:
         if self.console.live:
-            print(file=sys.stderr)  # noqa: T201
+            print(file=sys.stderr)
 
     def _line(self, text: str, keep: bool) -> None:
         if not self.console.live:
             self.console.say(text)
             return
         end = "\n" if keep else ""
-        print(f"\r\x1b[2K{self.console.indent}{text}", end=end, file=sys.stderr, flush=True)  # noqa: T201
+        print(f"\r\x1b[2K{self.console.indent}{text}", end=end, file=sys.stderr, flush=True)
 
 
 def _headline(name: str) -> bool:
@@ -116,8 +116,7 @@ def _brief(metrics: Mapping[str, Any]) -> str:
     wanted = [
         (name.replace("/policy", ""), value)
         for name, value in metrics.items()
-        if name.startswith(("reward/", "success/"))
-        and name.count("/") == 1
+        if (name.startswith(("reward/", "success/")) and name.count("/") == 1)
         or name.endswith(("/loss", "/grad_norm", "/entropy"))
     ]
     return "  ".join(f"{name} {value:.3g}" for name, value in wanted if name != "reward/failed")

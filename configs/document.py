@@ -64,7 +64,7 @@ REMOVE = _Remove()
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with the numbers and truth values of YAML 1.2: `1e-6` is a float, `on` is a word."""
+    """Safe YAML with the numbers and truth values of YAML 1.2: `1e-6` is a float, `on` a word."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -97,16 +97,17 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> Document:
         if not equals:
             raise RecipeError(f"override '{text}': write it as path=value, e.g. steps=100.")
         try:
-            data = yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
+            data = yaml.load(value, _Loader)
         except yaml.YAMLError as error:
             raise RecipeError(f"override '{text}': {_first_line(error)}") from None
-        _assign(document, path, data, Place(f"override {text}", 0))
+        assign(document, path, data, Place(f"override {text}", 0))
     return document
 
 
 def packaged() -> list[str]:
     """Names of the recipes that come with didact."""
-    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+    found = (path.stem for path in PACKAGED.glob("*.yaml"))
+    return sorted(name for name in found if not name.endswith(".compare"))
 
 
 def locate(source: str | Path, beside: Path | None = None) -> Path:
@@ -139,7 +140,7 @@ def _resolve(file: Path, chain: tuple[Path, ...]) -> Document:
     if not isinstance(changes, Mapping):
         raise RecipeError(f"{own.place(('set',))}: set: must map paths to values.")
     for path, value in changes.items():
-        _assign(merged, str(path), value, own.place(("set", path)))
+        assign(merged, str(path), value, own.place(("set", path)))
     return merged
 
 
@@ -237,8 +238,8 @@ def _dotted(spot: Spot) -> str:
     return ".".join(map(str, spot))
 
 
-def _assign(document: Document, path: str, value: Any, place: Place) -> None:
-    """Set one location given as a dotted path; integers index lists. Mappings grow, lists do not."""
+def assign(document: Document, path: str, value: Any, place: Place) -> None:
+    """Set one location given as a dotted path; integers index lists. Only mappings grow."""
     spot: Spot = ()
     here: Any = document.data
     keys = path.split(".")
@@ -272,7 +273,7 @@ def _assign(document: Document, path: str, value: Any, place: Place) -> None:
 
 
 def _opened(value: Any, in_list: bool) -> Any:
-    """A bare name, so that settings can be put beside it: `score` is a stage in a list, else a part."""
+    """A bare name, opened for settings beside it: in a list it is a stage, elsewhere a part."""
     if not isinstance(value, str):
         return value
     return {value: {}} if in_list else {"use": value}

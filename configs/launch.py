@@ -7,43 +7,24 @@ import json
 import os
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
-from didact.configs.assemble import Parts, assemble
+from didact.configs.assemble import assemble
 from didact.configs.build import Builder
 from didact.configs.console import Console
 from didact.configs.document import Document, read
+from didact.configs.engines import Opened, open_recipe
 from didact.configs.load import check
 from didact.configs.resolve import as_yaml, resolved
-from didact.configs.schema import EvaluationSpec, Recipe
+from didact.configs.schema import Recipe
 from didact.core import world as worlds
-from didact.core.backends.models import ModelSpec, load_model, load_tokenizer
+from didact.core.backends.models import ModelSpec
 from didact.core.errors import RecipeError
-from didact.core.evaluate import Evaluation
 from didact.core.folder import RunFolder, manifest, replacing
-from didact.core.pipeline import Pipeline
-from didact.core.protocols import Generator, Learner, Run, World
-from didact.core.render import TextRenderer
-from didact.core.score import Score
 from didact.core.session import Session, Stop
-from didact.core.stages import Rollout
 from didact.plugins.manager import load
 from didact.plugins.registry import Registry
-from didact.plugins.spec import Source
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A recipe made ready to run or to evaluate: engines up, nothing trained yet."""
-
-    recipe: Recipe
-    parts: Parts
-    run: Run
-    evaluation: Evaluation | None
-    registry: Registry
 
 
 def train_recipe(
@@ -66,7 +47,8 @@ def train_recipe(
     console = console or Console(quiet=quiet or worlds.current().rank > 0)
     folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
     try:
-        opened = open_recipe(recipe, parts, registry, console)
+        policy = policy_of(recipe, None, registry, console)
+        opened = open_recipe(recipe, parts, registry, policy)
         return _session(opened, folder, console, resume)()
     except BaseException:
         (folder.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -90,7 +72,8 @@ def evaluate_recipe(
         raise RecipeError(f"{source}: has no 'evaluation:' to run.")
     console = Console()
     parts = assemble(recipe, registry, document)
-    opened = open_recipe(recipe, parts, registry, console, checkpoint=checkpoint)
+    policy = policy_of(recipe, checkpoint, registry, console)
+    opened = open_recipe(recipe, parts, registry, policy)
     assert opened.evaluation is not None
     with console.progress("evaluating", len(opened.evaluation.task)) as advance:
         answered, metrics = opened.evaluation(opened.run, progress=advance)
@@ -100,54 +83,7 @@ def evaluate_recipe(
     return metrics
 
 
-def open_recipe(
-    recipe: Recipe,
-    parts: Parts,
-    registry: Registry,
-    console: Console,
-    checkpoint: Path | None = None,
-) -> Opened:
-    """Load models and start engines."""
-    world = worlds.current()
-    builder = Builder(registry)
-    policy = _policy(recipe, checkpoint, registry, console)
-    specs = {**recipe.models, "policy": policy}
-    specs |= {"ref": policy} if "ref" in parts.reads and "ref" not in specs else {}
-    tokenizer = load_tokenizer(policy)
-    trained = {"policy", *(phase.model for phase in parts.phases)}
-    learners = {n: _learner(n, specs[n], recipe, builder, tokenizer, world) for n in trained}
-    frozen = {
-        name: _learner(name, specs[name], recipe, builder, tokenizer, world)
-        for name in parts.reads
-        if name in specs and name not in trained
-    }
-    generators = {
-        name: _generator(name, specs[name], recipe, builder, tokenizer, learners[name], world)
-        for name in learners
-        if specs[name].kind == "causal"
-    }
-    run = Run(
-        seed=recipe.seed,
-        generators=generators,
-        learners=learners,
-        frozen=frozen,
-        buffers=parts.buffers,
-        renderer=TextRenderer(
-            tokenizer,
-            chat=recipe.prompt.chat,
-            system=recipe.prompt.system,
-            max_prompt_tokens=recipe.prompt.max_tokens,
-        ),
-        world=world,
-        sampler=parts.sampler,
-        sampling=recipe.sampling.made(),
-    )
-    spec = recipe.evaluation
-    evaluation = make_evaluation(spec, parts, builder) if spec else None
-    return Opened(recipe, parts, run, evaluation, registry)
-
-
-def _policy(
+def policy_of(
     recipe: Recipe, checkpoint: Path | None, registry: Registry, console: Console
 ) -> ModelSpec:
     """The model to start from: a checkpoint, a base made by a recipe, or what `models:` says."""
@@ -178,68 +114,10 @@ def make_base(source: str, seed: int, registry: Registry, console: Console) -> P
     world = worlds.current()
     if not home.exists() and world.rank == 0:
         console.say(f"making the base model '{source}' (once; kept in {home})")
-        with replacing(home) as partial:
-            train_recipe(source, [f"seed={seed}"], out=partial, console=console.nested())
+        with replacing(home) as unfinished:
+            train_recipe(source, [f"seed={seed}"], out=unfinished, console=console.nested())
     world.barrier()
     return home / "final"
-
-
-def _learner(
-    name: str, spec: ModelSpec, recipe: Recipe, builder: Builder, tokenizer: Any, world: World
-) -> Learner:
-    learner: Learner = builder.part(
-        recipe.learner,
-        f"models.{name}",
-        model=load_model(spec, tokenizer),
-        tokenizer=tokenizer,
-        optimizers=recipe.optimizers,
-        temperature=recipe.sampling.temperature or 1.0,
-        world=world,
-    )
-    return learner
-
-
-def _generator(
-    name: str,
-    spec: ModelSpec,
-    recipe: Recipe,
-    builder: Builder,
-    tokenizer: Any,
-    learner: Learner,
-    world: World,
-) -> Generator:
-    generator: Generator = builder.part(
-        recipe.generator,
-        f"generator.{name}",
-        model=load_model(spec, tokenizer),
-        tokenizer=tokenizer,
-        learner=learner,
-        world=world,
-    )
-    generator.resume(learner, 0)
-    return generator
-
-
-def make_evaluation(spec: EvaluationSpec, parts: Parts, builder: Builder) -> Evaluation:
-    """The evaluation of a recipe: its problems, and a pipeline each for greedy and sampled answers."""
-    sampling = spec.sampling.model_dump() if spec.sampling else {}
-    score = Score(parts.rewards)
-
-    def pipeline(**settings: Any) -> Pipeline:
-        context = {"registry": builder.registry}
-        use = Source.model_validate({"use": "policy", **sampling, **settings}, context=context)
-        return Pipeline([("rollout", Rollout(builder.part(use, "evaluation"))), ("score", score)])
-
-    return Evaluation(
-        task=builder.part(spec.task, "evaluation.task"),
-        greedy=pipeline(n=1, temperature=0.0) if spec.greedy else None,
-        sampled=pipeline(n=spec.samples) if spec.samples else None,
-        every=spec.every,
-        sampled_every=spec.samples_every,
-        ks=spec.ks,
-        by=spec.by,
-        bins=spec.bins,
-    )
 
 
 def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) -> Session:
@@ -266,6 +144,7 @@ def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) 
         stop=Stop(stop.metric, stop.at_least, stop.cooldown, stop.after) if stop else None,
         save_every=recipe.checkpoint.every,
         keep=recipe.checkpoint.keep,
+        budget=recipe.budget.model_dump(exclude_none=True),
     )
     if resume:
         session.resume()

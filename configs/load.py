@@ -27,10 +27,11 @@ def check(document: Document, registry: Registry) -> Recipe:
     try:
         return Recipe.model_validate(document.data, context={"registry": registry})
     except ValidationError as error:
-        raise RecipeError("\n".join(dict.fromkeys(_phrase(document, error)))) from None
+        raise RecipeError("\n".join(dict.fromkeys(phrased(document, error)))) from None
 
 
-def _phrase(document: Document, error: ValidationError) -> Iterator[str]:
+def phrased(document: Document, error: ValidationError) -> Iterator[str]:
+    """One line for each validation error, with the place it came from."""
     for item in error.errors():
         loc = [key for key in item["loc"] if key not in ("number", "schedule", "params")]
         where = ".".join(map(str, loc)) or "recipe"

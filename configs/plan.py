@@ -23,7 +23,7 @@ GIB = 2**30
 
 def print_plan(source: str | Path, overrides: Sequence[str] = ()) -> None:
     """Print the plan of a recipe to standard output."""
-    print("\n".join(plan(source, overrides)))  # noqa: T201
+    print("\n".join(plan(source, overrides)))
 
 
 def plan(source: str | Path, overrides: Sequence[str] = ()) -> Iterator[str]:
@@ -47,7 +47,8 @@ def _stages(recipe: Recipe, parts: Parts) -> Iterator[str]:
         yield f"{label:32} needs {listed(stage.needs) or '-'}; adds {listed(stage.adds) or '-'}"
     for phase in parts.phases:
         reads = listed(phase.rule.needs)
-        yield f"phase {phase.name:26} learns '{phase.model}' with '{phase.optimizer}'; reads {reads}"
+        what = f"learns '{phase.model}' with '{phase.optimizer}'; reads {reads}"
+        yield f"phase {phase.name:26} {what}"
 
 
 def _batches(recipe: Recipe, parts: Parts) -> Iterator[str]:
@@ -102,7 +103,7 @@ def _memory(name: str, spec: ModelSpec, *, trained: bool, optimizers: int) -> It
     total = (weights + states + engine) / GIB
     yield (
         f"{name}: {count:,} parameters; {weights / GIB:.3f} GiB weights, {states / GIB:.3f} GiB "
-        f"gradients, masters and {optimizers} optimizer(s), {engine / GIB:.3f} GiB in the generator: "
+        f"gradients, masters and {optimizers} optimizer(s), {engine / GIB:.3f} GiB generator: "
         f"{total:.3f} GiB before activations and KV cache"
     )
 
@@ -129,4 +130,4 @@ def parameters(spec: ModelSpec) -> int | None:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    return sum(p.numel() for p in model.parameters())
+    return sum(int(p.numel()) for p in model.parameters())

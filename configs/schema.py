@@ -21,11 +21,11 @@ from didact.plugins.spec import (
     Sampler,
     Setting,
     Stage,
-    Strict,
     Task,
     Use,
     Weight,
 )
+from didact.plugins.strict import Strict
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -181,6 +181,21 @@ class StopSpec(Strict):
     after: int = 0
 
 
+class BudgetSpec(Strict):
+    """What a run may spend; it ends with the step that reaches any of these.
+
+    Attributes:
+        generated_tokens, trained_tokens: of all models together.
+        demonstrations: expert responses that phases learnt from, counted each time.
+        seconds: of training, evaluation left out.
+    """
+
+    generated_tokens: Annotated[float, Field(gt=0)] | None = None
+    trained_tokens: Annotated[float, Field(gt=0)] | None = None
+    demonstrations: Annotated[float, Field(gt=0)] | None = None
+    seconds: Annotated[float, Field(gt=0)] | None = None
+
+
 class Recipe(Strict):
     """A whole run.
 
@@ -211,10 +226,11 @@ class Recipe(Strict):
     sampler: Sampler = Field(default="shuffled", validate_default=True)
     rewards: dict[str, Reward] = {}
     buffers: dict[str, Buffer] = {}
-    experience: list[Stage]
-    phases: dict[str, PhaseSpec]
+    experience: list[Stage] = []
+    phases: dict[str, PhaseSpec] = {}
     evaluation: EvaluationSpec | None = None
     checkpoint: CheckpointSpec = CheckpointSpec()
     stop: StopSpec | None = None
+    budget: BudgetSpec = BudgetSpec()
     observers: list[Observer] = Field(default=["jsonl", "tensorboard"], validate_default=True)
     trajectories: Literal["none", "sampled", "all"] = "sampled"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from didact.core.metrics import record
 from didact.core.phase import Phase
 from didact.core.pipeline import Pipeline
 from didact.core.protocols import Run
@@ -28,7 +29,7 @@ def train(
             for batch in phase.batches(run):
                 learner = run.learners[phase.model]
                 update = learner.update(batch, phase.rule, phase.optimizer, run.step)
-                run.metrics |= {f"{phase.name}/{name}": value for name, value in update.items()}
+                record(run.metrics, phase.name, update)
             run.seconds[f"update {phase.name}"] = time.perf_counter() - began
         began = time.perf_counter()
         for name, generator in run.generators.items():

@@ -16,6 +16,7 @@ from didact.core.errors import RunError
 from didact.core.evaluate import Answered, Evaluation, base_bins, write
 from didact.core.folder import RunFolder
 from didact.core.loop import train
+from didact.core.metrics import Spent
 from didact.core.observe import notify
 from didact.core.phase import Phase
 from didact.core.pipeline import Pipeline
@@ -44,6 +45,7 @@ class Session:
     Attributes:
         steps: planned steps.
         save_every: steps between states; 0: only on a signal.
+        budget: most of each axis of `core.metrics.AXES`; the run ends with the step that reaches one.
         parts: stateful parts of the recipe, by path.
         last: the step the run will end at; earlier than `steps` once `stop` was met.
     """
@@ -59,12 +61,17 @@ class Session:
     stop: Stop | None = None
     save_every: int = 0
     keep: int = 1
+    budget: Mapping[str, float] = field(default_factory=dict)
     bins: Mapping[str, str] | None = None
     results: dict[int, dict[str, float]] = field(default_factory=dict)
     cooling_since: int | None = None
+    spent: Spent = field(default_factory=Spent)
 
     @property
     def last(self) -> int:
+        """The step the run ends with, as far as is known."""
+        if any(self.spent.totals[axis] >= most for axis, most in self.budget.items()):
+            return int(self.spent.totals["steps"])
         if self.stop is None or self.cooling_since is None:
             return self.steps
         return min(self.steps, self.cooling_since + self.stop.cooldown)
@@ -109,6 +116,8 @@ class Session:
                 raise RunError(f"step {run.step + 1}: metric '{name}' is {value}.")
         run.metrics["seconds/step"] = seconds
         run.metrics |= {f"seconds/{name}": spent for name, spent in run.seconds.items()}
+        self.spent.add(run.metrics)
+        run.metrics |= {f"spent/{axis}": total for axis, total in self.spent.totals.items()}
 
     def _between(self, done: int) -> None:
         every = self.evaluation.every if self.evaluation else 0
@@ -178,10 +187,11 @@ class Session:
         self._cool(step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cooling_since": self.cooling_since}
+        return {"cooling_since": self.cooling_since, "spent": self.spent.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.cooling_since = state["cooling_since"]
+        self.spent.load_state_dict(state["spent"])
 
     def _anybody(self, asked: Sequence[int]) -> bool:
         """Whether any rank was asked to stop; all ranks agree."""

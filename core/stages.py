@@ -32,12 +32,12 @@ class Rollout:
 
     @property
     def needs(self) -> Names:
-        own: Names = getattr(self.source, "needs", NOTHING)
+        own: Names = getattr(now(self.source, 0), "needs", NOTHING)
         return own | self.where.needs
 
     @property
     def adds(self) -> Names:
-        own: Names = getattr(self.source, "adds", NOTHING)
+        own: Names = getattr(now(self.source, 0), "adds", NOTHING)
         return own | {"members"}
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
@@ -56,7 +56,7 @@ class Critique:
 
     @property
     def needs(self) -> Names:
-        own: Names = getattr(self.critic, "needs", frozenset({"members"}))
+        own: Names = getattr(now(self.critic, 0), "needs", frozenset({"members"}))
         return own | self.where.needs
 
     @property

@@ -9,8 +9,17 @@ from didact.algorithms import (
     supervised,
 )
 from didact.core import annotate, observers, score, stages
-from didact.feedback import buffers, critics, demonstrations, environments, policy, refine, replay
-from didact.feedback import samplers
+from didact.core.backends import hf_generator, torch_learner
+from didact.feedback import (
+    buffers,
+    critics,
+    demonstrations,
+    environments,
+    policy,
+    refine,
+    replay,
+    samplers,
+)
 from didact.feedback.tasks import arithmetic, countdown, letters
 from didact.plugins.hookspecs import hookimpl
 from didact.plugins.registry import Register
@@ -101,3 +110,13 @@ def register_observers(register: Register) -> None:
     register("jsonl", observers.JsonLines)
     register("tensorboard", observers.TensorBoard)
     register("trajectories", observers.Trajectories)
+
+
+@hookimpl
+def register_learners(register: Register) -> None:
+    register("torch", torch_learner.TorchLearner)
+
+
+@hookimpl
+def register_generators(register: Register) -> None:
+    register("hf", hf_generator.HFGenerator)

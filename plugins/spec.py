@@ -11,7 +11,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Discriminator,
-    ModelWrapValidatorHandler,
     SerializeAsAny,
     Tag,
     ValidationError,
@@ -20,12 +19,12 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
 from didact.core import protocols
 from didact.core.errors import RecipeError, unknown
 from didact.core.schedule import Schedule
-
+from didact.plugins.strict import Strict, plain, problem
 
 CALLED = frozenset({"reward", "critic", "advantage", "loss", "weight"})
 """Kinds whose parts are functions of data: a function is bound to its keyword-only settings. In
@@ -45,44 +44,6 @@ Setting = Annotated[
     Discriminator(lambda value: "schedule" if isinstance(value, dict | Schedule) else "number"),
 ]
 """A float that a recipe may make a schedule."""
-
-
-def problem(message: str, loc: tuple[str | int, ...], given: object) -> InitErrorDetails:
-    """One validation error in our words, to be raised together with the others."""
-    kind = PydanticCustomError("recipe", "{message}", {"message": message})
-    return InitErrorDetails(type=kind, loc=loc, input=given)
-
-
-class Strict(BaseModel):
-    """Refuses unknown keys, says what is nearest, and reports all errors of a level at once."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _refuse_unknown(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
-        errors: list[InitErrorDetails] = []
-        if isinstance(data, Mapping) and not issubclass(cls, Use):
-            for key in [key for key in data if key not in cls.model_fields]:
-                said = unknown("key", str(key), cls.model_fields)
-                errors.append(problem(said, (key,), data[key]))
-            data = {key: value for key, value in data.items() if key in cls.model_fields}
-        try:
-            made = handler(data)
-        except ValidationError as error:
-            raise _joined(cls.__name__, errors, error) from None
-        if errors:
-            raise ValidationError.from_exception_data(cls.__name__, errors)
-        return made
-
-
-def _joined(title: str, first: list[InitErrorDetails], error: ValidationError) -> ValidationError:
-    more = [problem(_plain(e["msg"]), e["loc"], e["input"]) for e in error.errors()]
-    return ValidationError.from_exception_data(title, first + more)
-
-
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
 
 
 class Use(Strict):
@@ -155,62 +116,86 @@ def settings(
     try:
         return model.model_validate(known, context=info.context), errors
     except ValidationError as error:
-        more = [problem(_plain(e["msg"]), e["loc"], e["input"]) for e in error.errors()]
+        more = [problem(plain(e["msg"]), e["loc"], e["input"]) for e in error.errors()]
         return None, errors + more
 
 
 class Advantage(Use):
+    """An advantage estimator."""
+
     kind = "advantage"
 
 
 class Reward(Use):
+    """A reward, and what it counts for."""
+
     kind = "reward"
     weight: Setting = 1.0
 
 
 class Critic(Use):
+    """A critique provider."""
+
     kind = "critic"
 
 
 class Source(Use):
+    """A rollout source."""
+
     kind = "source"
 
 
 class Buffer(Use):
+    """A buffer."""
+
     kind = "buffer"
 
 
 class Environment(Use):
+    """An environment."""
+
     kind = "environment"
 
 
 class Task(Use):
+    """A task source."""
+
     kind = "task"
 
 
 class Sampler(Use):
+    """A sampler."""
+
     kind = "sampler"
 
 
 class Generator(Use):
+    """A generator backend."""
+
     kind = "generator"
 
 
 class Learner(Use):
+    """A learner backend."""
+
     kind = "learner"
 
 
 class Observer(Use):
+    """An observer."""
+
     kind = "observer"
 
 
 class Weight(Use):
+    """A per-token multiplier, and where its columns are read from."""
+
     kind = "weight"
     bind: dict[str, str] = {}
 
 
 class Stage(Strict):
-    """A verb of `experience:`, `{rollout: {use: policy, n: 8}}`; `- score` is short for its defaults.
+    """A verb of `experience:`, `{rollout: {use: policy, n: 8}}`; a bare `score` takes its defaults.
 
     If a stage has a part as its one required setting (a rollout its source, an advantage its
     estimator), the part's `use:` and settings are written beside the stage's own.

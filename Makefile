@@ -1,0 +1,37 @@
+# didact: `make quickstart` looks at what the methods do, `make test` runs the tests.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: install dev quickstart test lint types clean
+
+$(BIN)/didact: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	@touch $(BIN)/didact
+
+$(BIN)/pytest: $(BIN)/didact
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,gym]"
+	@touch $(BIN)/pytest
+
+install: $(BIN)/didact
+dev: $(BIN)/pytest
+
+quickstart: install
+	$(BIN)/didact demo
+
+test: dev lint types
+	$(BIN)/pytest -q
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: dev
+	mkdir -p .types && ln -sfn .. .types/didact
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .types build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,145 @@
+"""From the parts of a recipe to live engines: models, learners, generators, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from didact.configs.assemble import Parts
+from didact.configs.build import Builder
+from didact.configs.schema import EvaluationSpec, Recipe
+from didact.core import world as worlds
+from didact.core.backends.models import ModelSpec, load_model, load_tokenizer
+from didact.core.backends.optim import OptimizerSpec
+from didact.core.evaluate import Evaluation
+from didact.core.pipeline import Pipeline
+from didact.core.protocols import Generator, Learner, Run, World
+from didact.core.render import TextRenderer
+from didact.core.score import Score
+from didact.core.stages import Rollout
+from didact.plugins.registry import Registry
+from didact.plugins.spec import Source
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe made ready to run or to evaluate: engines up, nothing trained yet."""
+
+    recipe: Recipe
+    parts: Parts
+    run: Run
+    evaluation: Evaluation | None
+    registry: Registry
+
+
+def open_recipe(
+    recipe: Recipe,
+    parts: Parts,
+    registry: Registry,
+    policy: ModelSpec,
+) -> Opened:
+    """Load models and start engines; `policy` is the model to start from."""
+    world = worlds.current()
+    builder = Builder(registry)
+    specs = {**recipe.models, "policy": policy}
+    specs |= {"ref": policy} if "ref" in parts.reads and "ref" not in specs else {}
+    tokenizer = load_tokenizer(policy)
+    trained = {"policy", *(phase.model for phase in parts.phases)}
+    engine = partial(_learner, specs=specs, recipe=recipe, builder=builder, tokenizer=tokenizer)
+    learners = {name: engine(name, optimizers=recipe.optimizers) for name in sorted(trained)}
+    frozen = {
+        name: engine(name, optimizers={})
+        for name in sorted(parts.reads)
+        if name in specs and name not in trained
+    }
+    generators = {
+        name: _generator(name, specs[name], recipe, builder, tokenizer, learners[name], world)
+        for name in learners
+        if specs[name].kind == "causal"
+    }
+    run = Run(
+        seed=recipe.seed,
+        generators=generators,
+        learners=learners,
+        frozen=frozen,
+        buffers=parts.buffers,
+        renderer=TextRenderer(
+            tokenizer,
+            chat=recipe.prompt.chat,
+            system=recipe.prompt.system,
+            max_prompt_tokens=recipe.prompt.max_tokens,
+        ),
+        world=world,
+        sampler=parts.sampler,
+        sampling=recipe.sampling.made(),
+    )
+    spec = recipe.evaluation
+    evaluation = make_evaluation(spec, parts, builder) if spec else None
+    return Opened(recipe, parts, run, evaluation, registry)
+
+
+def _learner(
+    name: str,
+    *,
+    optimizers: Mapping[str, OptimizerSpec],
+    specs: Mapping[str, ModelSpec],
+    recipe: Recipe,
+    builder: Builder,
+    tokenizer: Any,
+) -> Learner:
+    """A learner; one without optimizers is only read out."""
+    learner: Learner = builder.part(
+        recipe.learner,
+        f"models.{name}",
+        model=load_model(specs[name], tokenizer),
+        tokenizer=tokenizer,
+        optimizers=optimizers,
+        temperature=recipe.sampling.temperature or 1.0,
+        world=worlds.current(),
+    )
+    return learner
+
+
+def _generator(
+    name: str,
+    spec: ModelSpec,
+    recipe: Recipe,
+    builder: Builder,
+    tokenizer: Any,
+    learner: Learner,
+    world: World,
+) -> Generator:
+    generator: Generator = builder.part(
+        recipe.generator,
+        f"generator.{name}",
+        model=load_model(spec, tokenizer),
+        tokenizer=tokenizer,
+        learner=learner,
+        world=world,
+    )
+    generator.resume(learner, 0)
+    return generator
+
+
+def make_evaluation(spec: EvaluationSpec, parts: Parts, builder: Builder) -> Evaluation:
+    """A recipe's evaluation: its problems, and a pipeline each for greedy and sampled answers."""
+    sampling = spec.sampling.model_dump() if spec.sampling else {}
+    score = Score(parts.rewards)
+
+    def pipeline(**settings: Any) -> Pipeline:
+        context = {"registry": builder.registry}
+        use = Source.model_validate({"use": "policy", **sampling, **settings}, context=context)
+        return Pipeline([("rollout", Rollout(builder.part(use, "evaluation"))), ("score", score)])
+
+    return Evaluation(
+        task=builder.part(spec.task, "evaluation.task"),
+        greedy=pipeline(n=1, temperature=0.0) if spec.greedy else None,
+        sampled=pipeline(n=spec.samples) if spec.samples else None,
+        every=spec.every,
+        sampled_every=spec.samples_every,
+        ks=spec.ks,
+        by=spec.by,
+        bins=spec.bins,
+    )

@@ -1,0 +1,98 @@
+"""Recipe files: inheritance, removal, overrides, and where every value came from."""
+
+from pathlib import Path
+
+import pytest
+
+from didact.configs.document import read
+from didact.core.errors import RecipeError
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def test_mappings_merge_and_lists_replace(tmp_path):
+    write(tmp_path, "base.yaml", "a: {x: 1, y: 2}\nb: [1, 2]\n")
+    child = write(tmp_path, "child.yaml", "extends: base.yaml\na: {y: 3}\nb: [9]\n")
+    assert read(child).data == {"a": {"x": 1, "y": 3}, "b": [9]}
+
+
+def test_another_part_replaces_the_inherited_one_whole(tmp_path):
+    write(tmp_path, "base.yaml", "pool: {use: ring, capacity: 3}\n")
+    other = write(tmp_path, "other.yaml", "extends: base.yaml\npool: {use: queue}\n")
+    same = write(tmp_path, "same.yaml", "extends: base.yaml\npool: {use: ring, keep: 1}\n")
+    assert read(other).data == {"pool": {"use": "queue"}}
+    assert read(same).data == {"pool": {"use": "ring", "capacity": 3, "keep": 1}}
+
+
+def test_settings_can_be_added_to_a_part_inherited_by_its_bare_name(tmp_path):
+    write(tmp_path, "base.yaml", "task: letters\n")
+    child = write(tmp_path, "child.yaml", "extends: base.yaml\ntask: {size: 9}\n")
+    assert read(child).data == {"task": {"use": "letters", "size": 9}}
+
+
+def test_remove_takes_an_inherited_key_away(tmp_path):
+    write(tmp_path, "base.yaml", "a: {x: 1, y: 2}\n")
+    child = write(tmp_path, "child.yaml", "extends: base.yaml\na:\n  x: !remove\n")
+    assert read(child).data == {"a": {"y": 2}}
+    wrong = write(tmp_path, "wrong.yaml", "extends: base.yaml\na:\n  z: !remove\n")
+    with pytest.raises(RecipeError, match=r"wrong.yaml:3: a.z: nothing to remove.*Available: x, y"):
+        read(wrong)
+
+
+def test_later_parents_win_and_the_file_itself_last(tmp_path):
+    write(tmp_path, "one.yaml", "a: 1\nb: 1\nc: 1\n")
+    write(tmp_path, "two.yaml", "b: 2\nc: 2\n")
+    child = write(tmp_path, "child.yaml", "extends: [one.yaml, two.yaml]\nc: 3\n")
+    assert read(child).data == {"a": 1, "b": 2, "c": 3}
+
+
+def test_set_and_overrides_reach_inside_lists(tmp_path):
+    base = write(tmp_path, "base.yaml", "stages: [score, {rollout: {n: 8}}]\n")
+    child = write(tmp_path, "child.yaml", "extends: base.yaml\nset: {stages.1.rollout.n: 4}\n")
+    assert read(child).data["stages"][1] == {"rollout": {"n": 4}}
+    assert read(base, ["stages.0.score.solved_at=0.5"]).data["stages"][0] == {
+        "score": {"solved_at": 0.5}
+    }
+    with pytest.raises(RecipeError, match="'stages' is a list of 2; '7' is not one of its"):
+        read(base, ["stages.7.x=1"])
+
+
+def test_values_remember_the_file_and_line_they_came_from(tmp_path):
+    write(tmp_path, "base.yaml", "a:\n  x: 1\n  y: 2\n")
+    child = write(tmp_path, "child.yaml", "extends: base.yaml\n\na: {y: 3}\n")
+    document = read(child, ["b=1"])
+    assert str(document.place(("a", "x"))) == "base.yaml:2"
+    assert str(document.place(("a", "y"))) == "child.yaml:3"
+    assert str(document.place(("b",))) == "override b=1"
+
+
+def test_numbers_and_words_are_those_of_yaml_1_2(tmp_path):
+    file = write(tmp_path, "a.yaml", "lr: 1e-6\non: off\ninf: .inf\ndate: 2024-01-01\nyes: true\n")
+    data = read(file).data
+    assert data == {"lr": 1e-6, "on": "off", "inf": float("inf"), "date": "2024-01-01", "yes": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2\n", r"bad.yaml:2: key 'a' is given twice"),
+        ("a: [1\nb: 2\n", r"bad.yaml:2: "),
+        ("- 1\n", r"bad.yaml:1: a recipe is a mapping"),
+        ("a: !!python/object:os.system {}\n", r"bad.yaml:1: could not determine a constructor"),
+        ("extends: bad.yaml\n", r"bad.yaml: extends itself"),
+        ("extends: grpoo\n", r"bad.yaml:1: extends: no recipe named 'grpoo'. Did you mean 'grpo'"),
+    ],
+)
+def test_a_broken_file_is_one_clear_line(tmp_path, text, message):
+    file = write(tmp_path, "bad.yaml", text)
+    with pytest.raises(RecipeError, match=message):
+        read(file)
+
+
+def test_a_file_that_is_not_utf8_says_so(tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(b"a: \xff\n")
+    with pytest.raises(RecipeError, match=r"bad.yaml: not UTF-8 \(byte 3\)"):
+        read(tmp_path / "bad.yaml")

@@ -1,0 +1,106 @@
+"""A recipe with ten typical mistakes gives ten readable lines with line numbers."""
+
+import pytest
+
+from didact.configs.assemble import assemble
+from didact.configs.document import read
+from didact.configs.load import check
+from didact.core.errors import RecipeError
+from didact.plugins.manager import load
+
+TEN = """\
+extends: grpo
+stepz: 10
+seed: one
+sampling: {temperature: -1}
+task: {use: leters}
+rewards: {correct: {use: letters_answer, wieght: 2}}
+optimizers:
+  main: {lr: fast}
+experience:
+  - rolout: {use: policy}
+  - rollout: {use: policy, n: eight}
+  - advantage: {use: group_norm, scale: stdd}
+phases:
+  rl:
+    rule: [{use: ppo_clp}, {use: ppo_clip, clip_hgih: 0.3}]
+"""
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return load(installed=False)
+
+
+def mistakes(tmp_path, registry, text: str) -> list[str]:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text, encoding="utf-8")
+    document = read(file)
+    with pytest.raises(RecipeError) as caught:
+        assemble(check(document, registry), registry, document)
+    return str(caught.value).splitlines()
+
+
+def test_ten_mistakes_are_eleven_lines_each_with_its_place(tmp_path, registry):
+    lines = mistakes(tmp_path, registry, TEN)
+    expected = [
+        ("mine.yaml:2", "stepz", "Did you mean 'steps'?"),
+        ("mine.yaml:3", "seed", "valid integer"),
+        ("mine.yaml:4", "sampling.temperature", "greater than or equal to 0"),
+        ("mine.yaml:5", "task", "no task named 'leters'. Did you mean 'letters'?"),
+        ("mine.yaml:6", "rewards.correct.wieght", "Did you mean 'weight'?"),
+        ("mine.yaml:8", "optimizers.main.lr", "valid number"),
+        ("mine.yaml:10", "experience.0", "no stage named 'rolout'. Did you mean 'rollout'?"),
+        ("mine.yaml:11", "experience.1.rollout.source.n", "valid integer"),
+        ("mine.yaml:12", "experience.2.advantage.estimator.scale", "'group'"),
+        ("mine.yaml:15", "phases.rl.rule.0", "no loss named 'ppo_clp'. Did you mean 'ppo_clip'?"),
+        ("mine.yaml:15", "phases.rl.rule.1.clip_hgih", "Did you mean 'clip_high'?"),
+    ]
+    for place, path, words in expected:
+        assert any(line.startswith(f"{place}: {path}: ") and words in line for line in lines), (
+            f"{place}: {path}: … {words}\n" + "\n".join(lines)
+        )
+    assert len(lines) == len(expected), "\n".join(lines)
+
+
+def test_a_rule_that_reads_what_no_stage_makes_names_the_stage_that_could(tmp_path, registry):
+    text = "extends: grpo\nexperience:\n  - rollout: policy\n  - score\n"
+    (line,) = mistakes(tmp_path, registry, text)
+    assert line.endswith(
+        "phases.rl.rule: reads 'advantages', but no stage of 'experience' adds it. "
+        "'advantages' comes from stage 'advantage'."
+    )
+
+
+def test_a_stage_before_its_input_names_position_and_line(tmp_path, registry):
+    text = "extends: grpo\nexperience:\n  - rollout: policy\n  - advantage: group_norm\n  - score\n"
+    (line,) = mistakes(tmp_path, registry, text)
+    assert line.startswith("mine.yaml:4: experience.1: 'advantage: group_norm' needs 'reward'")
+    assert "'reward' comes from stage 'score'" in line
+
+
+def test_misfits_between_parts_are_told_together(tmp_path, registry):
+    text = """\
+extends: relift
+buffers: {seen: ring}
+experience:
+  - rollout: {use: policy, n: 8}
+  - score
+  - store: {buffer: sen, where: {novelty: {at_least: 1}}}
+  - advantage: group_norm
+  - rollout: demonstrations
+phases:
+  sft: {optimizer: sfft, draw: 9, model: critic}
+  rl: {rule: [ppo_clip, {use: kl_k3, bind: {ref_logprobs: teacher_logprobs}}]}
+"""
+    lines = mistakes(tmp_path, registry, text)
+    for words in (
+        "mine.yaml:6: experience.2: 'store' needs 'novelty'",
+        "mine.yaml:6: experience.2: no buffer named 'sen'. Did you mean 'seen'?",
+        "mine.yaml:10: phases.sft.optimizer: no optimizer named 'sfft'. Did you mean 'sft'?",
+        "mine.yaml:10: phases.sft.draw: draws 9 rows but fires with 8 waiting",
+        "mine.yaml:10: phases.sft.model: no model named 'critic'",
+        "mine.yaml:11: phases.rl.rule: reads 'teacher_logprobs': no model named 'teacher'",
+    ):
+        assert any(line.startswith(words) for line in lines), f"{words}\n" + "\n".join(lines)
+    assert len(lines) == 6, "\n".join(lines)
