@@ -8,11 +8,15 @@ The REC family, arXiv:2509.24203, needs no loss of its own: it is `reinforce` wi
 
 from __future__ import annotations
 
+from math import inf
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from didact.algorithms.policy_gradient import ppo_clip
 from didact.algorithms.rules import vanishes_with
-from didact.algorithms.tensors import LIMIT, log_ratio, per_token
+from didact.algorithms.tensors import LIMIT, interpolated_logprobs, log_ratio, per_token
 
 
 @vanishes_with("advantages")
@@ -78,3 +82,30 @@ def saturating_ratio(
     """
     ratio = log_ratio(logprobs, old_logprobs, limit=log_ratio_limit).exp()
     return -per_token(advantages, logprobs) * ratio / (ratio + gamma)
+
+
+@vanishes_with("advantages")
+def decoupled_clip(
+    logprobs: Tensor,
+    behavior_logprobs: Tensor,
+    advantages: Tensor,
+    age: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    cap: float = inf,
+    space: Literal["log", "probability"] = "log",
+) -> Tensor:
+    """Decoupled PPO whose proximal policy is interpolated instead of read out.
+
+    min(prox / behavior, cap) times `ppo_clip` against prox (`tensors.interpolated_logprobs`).
+    Spares the forward pass for `old_logprobs`; with it, use `ppo_clip` times `truncated_is`. `age`
+    is the number of versions since the token was sampled.
+    AReaL@4aef98d8 (`prox_logp_method` loglinear), arXiv:2505.24298.
+
+    Shapes: logprobs, behavior_logprobs [B, T], advantages, age [B] or [B, T]; returns [B, T].
+    """
+    proximal = interpolated_logprobs(logprobs, behavior_logprobs, age, space=space)
+    weight = log_ratio(proximal, behavior_logprobs).exp().clamp(max=cap)
+    clip = {"clip_low": clip_low, "clip_high": clip_high}
+    return weight * ppo_clip(logprobs, proximal, advantages, **clip)

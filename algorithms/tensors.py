@@ -65,3 +65,26 @@ def whole_mini_batch(weight: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
     weight.whole_mini_batch = True  # type: ignore[attr-defined]
     return weight
+
+
+def interpolated_logprobs(
+    logprobs: Tensor,
+    behavior_logprobs: Tensor,
+    age: Tensor,
+    *,
+    space: Literal["log", "probability"],
+) -> Tensor:
+    """Log-probabilities of the policy one version ago, between the sampler's and the live ones.
+
+    With `age` versions between them, a = (age - 1) / age (0 for age <= 1): behavior + a (lp -
+    behavior), or log of the like mean of the probabilities. AReaL@4aef98d8
+    `compute_prox_logp_approximations`. Detached.
+
+    Shapes: logprobs, behavior_logprobs [B, T], age [B] or [B, T]; returns [B, T].
+    """
+    new, old = logprobs.detach(), behavior_logprobs.detach()
+    versions = per_token(age, new)
+    share = (versions - 1).clamp(min=0) / versions.clamp(min=1)
+    if space == "log":
+        return old + share * (new - old)
+    return ((1 - share) * old.exp() + share * new.exp() + 1e-10).log()

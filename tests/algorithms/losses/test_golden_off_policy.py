@@ -15,6 +15,7 @@ from didact.algorithms.rules import Bound
 from didact.algorithms.selection import clip_cov, second_moment_trust, top_covariance
 from didact.algorithms.sequence_level import gspo
 from didact.algorithms.shaped import reshaped_ratio
+from didact.algorithms.tensors import interpolated_logprobs
 from didact.algorithms.trust import total_variation_trust
 from didact.algorithms.weights import icepop, rejection, truncated_is
 
@@ -79,6 +80,16 @@ def test_window_loss_of_dots_is_the_decoupled_loss_with_uncapped_weights(compose
             **columns,
         )
         assert float(value) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "space"), [("loglinear", "log"), ("linear_prob", "probability")])
+def test_interpolated_log_probabilities_of_areal_agree(compose, name, space):
+    """A version of -1 marks a token that was not sampled: no versions apart."""
+    case = compose.golden(FOLDER + "areal_prox_m2po.json")["cases"][0]
+    old, new, version = (torch.tensor(case[n]) for n in ("old_logp", "logprobs", "versions"))
+    age = torch.where(version < 0, 0, case["current_version"] - version).float()
+    ours = interpolated_logprobs(new, old, age, space=space)
+    torch.testing.assert_close(ours, torch.tensor(case["out"][name]), rtol=0, atol=1e-6)
 
 
 def test_second_moment_mask_of_areal_agrees(compose):

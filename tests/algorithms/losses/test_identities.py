@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from didact.algorithms.negative_aware import nft, nft_sequence
-from didact.algorithms.off_policy import opmd, saturating_ratio, topr
+from didact.algorithms.off_policy import decoupled_clip, opmd, saturating_ratio, topr
 from didact.algorithms.policy_gradient import (
     cispo,
     dro,
@@ -183,6 +183,14 @@ def test_the_window_of_dots_is_the_decoupled_loss_with_uncapped_weights(seed):
     decoupled = ppo_clip(d.new, d.old, d.gain) * uncapped
     same(window, decoupled)
     same(d.gradient(window), d.gradient(decoupled))
+
+
+@fast
+@given(seeds)
+def test_an_interpolated_proximal_policy_of_age_one_is_the_samplers(seed):
+    d = Draw(seed)
+    age = torch.ones(4, dtype=torch.float64)
+    same(decoupled_clip(d.new, d.old, d.gain, age), ppo_clip(d.new, d.old, d.gain))
 
 
 @fast
