@@ -6,6 +6,7 @@ An answer that the length limit cut off is wrong, whatever it says.
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -79,6 +80,37 @@ def countdown_tagged(
     return 1.0 if right else formed
 
 
+def compositions_answer(
+    trajectory: Trajectory, *, key: str = "output", malformed: float = 0.0
+) -> float:
+    """1.0 if the last JSON object of the response holds exactly the answer under `key`, else 0.0.
+
+    Args:
+        key: where in the object.
+        malformed: reward if there is no object with that key, or the response was cut off; the
+            authors' is -1 (PRIME-RL/RL-Compositionality @97c9f0a2,
+            verl/utils/reward_score/codeio.py).
+    """
+    said = _last_object(trajectory.text)
+    if trajectory.truncated or said is None or key not in said:
+        return malformed
+    return float(said[key] == trajectory.prompt.answer)
+
+
+def _last_object(text: str) -> dict[str, object] | None:
+    """The last JSON object of a text that is inside no other."""
+    decoder = json.JSONDecoder()
+    found: dict[str, object] | None = None
+    at = text.find("{")
+    while at >= 0:
+        try:
+            found, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            end = at + 1
+        at = text.find("{", end)
+    return found
+
+
 def procedural_answer(trajectory: Trajectory) -> float:
     """The exact verifier of the problem's own family, for mixtures of procedural tasks."""
     family = str(_metadata(trajectory, "family"))
@@ -93,6 +125,7 @@ VERIFIERS: Mapping[str, Callable[[Trajectory], float]] = {
     "letters": letters_answer,
     "arithmetic": arithmetic_answer,
     "countdown": countdown_answer,
+    "compositions": compositions_answer,
 }
 
 
