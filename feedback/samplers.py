@@ -25,7 +25,7 @@ class Shuffled:
         seed: of the orders.
     """
 
-    task: TaskSource
+    task: TaskSource = field(repr=False)
     prompts: int = 16
     seed: int = 0
     _position: int = field(default=0, init=False)
@@ -74,7 +74,7 @@ class Ordered:
         prompts: problems per draw.
     """
 
-    task: TaskSource
+    task: TaskSource = field(repr=False)
     prompts: int = 16
     _position: int = field(default=0, init=False)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from didact.core.errors import DataError, unknown
 from didact.core.where import EVERYTHING, Where
-from didact.feedback.tasks.rows import Columns, Located, Table, table
+from didact.feedback.tasks.columns import Columns
+from didact.feedback.tasks.rows import Located, Table, table
 
 DEFAULT = Columns()
 

@@ -10,51 +10,15 @@ from string import Formatter
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from didact.core.errors import DataError, unknown
 from didact.core.types import Group, Problem, Prompt
 from didact.core.where import Where
+from didact.feedback.tasks.columns import Columns
 
 Row = Mapping[str, Any]
 SHOWN = 10
 """Bad rows spelt out in an error; the others are counted."""
-
-
-class Columns(BaseModel):
-    """Which column holds what. A dot reaches into an object: `reward_model.ground_truth`.
-
-    Attributes:
-        question: text, or a chat as a list of `{role, content}`.
-        answer: what the verifier compares with; null if the data has none.
-        answer_pattern: regular expression whose first group, at its last match, is the answer
-            within that column, e.g. `#### (.+)`. It may not match an empty answer.
-        answer_boxed: the answer is the content of the last `\\boxed{}` of that column.
-        demonstrations: a column or several, of text or lists of text.
-        id: a column that is different in every row; unset: the file's name and the row's number.
-        metadata: columns to keep for selecting and reporting.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    question: str = "question"
-    answer: str | None = "answer"
-    answer_pattern: str | None = None
-    answer_boxed: bool = False
-    demonstrations: str | list[str] = []
-    id: str | None = None
-    metadata: list[str] = []
-
-    @property
-    def demonstrated(self) -> list[str]:
-        """The columns of demonstrations."""
-        given = self.demonstrations
-        return [given] if isinstance(given, str) else given
-
-    @property
-    def used(self) -> list[str]:
-        """Every column that must be there."""
-        single = [self.question, self.answer, self.id]
-        return [name for name in single if name] + self.demonstrated + self.metadata
 
 
 @dataclass(frozen=True)
@@ -78,7 +42,7 @@ class Table:
     """
 
     source: str
-    problems: Sequence[Problem]
+    problems: Sequence[Problem] = field(repr=False)
     skipped: list[str] = field(default_factory=list)
     filtered: int = 0
 

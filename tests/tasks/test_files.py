@@ -8,8 +8,8 @@ import pytest
 
 from didact.core.errors import DataError, RecipeError
 from didact.core.where import Where
+from didact.feedback.tasks.columns import Columns
 from didact.feedback.tasks.files import comma_separated, hub, json_lines, parquet
-from didact.feedback.tasks.rows import Columns
 from didact.plugins.spec import params_of
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "benchmarks"
@@ -265,6 +265,15 @@ def test_the_settings_of_a_recipe_are_the_signature(factory):
         given["name"] = given.pop("path")
     made = params_of("task", factory).model_validate(given)
     assert made.columns.answer is None and made.template == "{question}"
+
+
+def test_an_unknown_key_of_the_mapping_names_the_nearest():
+    with pytest.raises(ValueError, match="no key named 'qestion'. Did you mean 'question'"):
+        Columns.model_validate({"qestion": "problem"})
+
+
+def test_a_table_does_not_print_its_problems(tmp_path):
+    assert "1+1?" not in repr(json_lines(written(tmp_path, *ROWS)))
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="benchmark files are not here")
