@@ -13,7 +13,12 @@ from didact.algorithms.average import Constant
 from didact.algorithms.policy_gradient import reinforce
 from didact.algorithms.regularizers import negative_entropy
 from didact.algorithms.selection import normalized_is
-from didact.algorithms.weights import icepop, rejection, truncated_is
+from didact.algorithms.weights import (
+    geometric_truncated_is,
+    icepop,
+    rejection,
+    truncated_is,
+)
 
 KINDS = {
     "kl": kl.kl_k1,
@@ -172,3 +177,12 @@ def test_a_weight_far_outside_of_the_clamp_is_finite():
     ratio, mask = tensor([[-800.0, 800.0]]), torch.ones(1, 2, dtype=torch.bool)
     weights = truncated_is(ratio, torch.zeros_like(ratio), mask, cap=math.inf)
     assert torch.isfinite(weights).all()
+
+
+def test_a_geometric_weight_truncates_tokens_first():
+    """Ratios 4 and 1 with cap 2: sqrt(2 * 1). Truncating the mean sqrt(4 * 1) would give 2."""
+    ratio, mask = tensor([[4.0, 1.0, 9.0]]).log(), torch.tensor([[True, True, False]])
+    zero = torch.zeros_like(ratio)
+    assert float(geometric_truncated_is(ratio, zero, mask)) == pytest.approx(2**0.5, abs=1e-12)
+    later = truncated_is(ratio, zero, mask, level="geometric")
+    assert float(later) == pytest.approx(2.0, abs=1e-12)

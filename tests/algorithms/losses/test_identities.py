@@ -26,7 +26,7 @@ from didact.algorithms.regularizers import (
     kl_k3,
     low_variance_kl,
 )
-from didact.algorithms.selection import normalized_is, top_covariance
+from didact.algorithms.selection import entropy_quantile, normalized_is, top_covariance
 from didact.algorithms.sequence_level import (
     gmpo,
     gspo,
@@ -285,3 +285,10 @@ def test_covariance_choice_moves_with_the_rows(seed):
     moved = top_covariance(d.here[order], d.gain[order], d.mask[order], share=0.3)
     assert torch.equal(keep[order], moved)
     assert int(keep.sum()) == max(int(0.3 * int(d.mask.sum())), 1)
+
+
+def test_tokens_at_the_entropy_quantile_stay():
+    """The median of 1, 2, 3 is 2; the 9 lies outside of the mask."""
+    entropy = torch.tensor([[1.0, 2.0, 3.0, 9.0]])
+    mask = torch.tensor([[True, True, True, False]])
+    assert entropy_quantile(entropy, mask, quantile=0.5).tolist() == [[0.0, 1.0, 1.0, 0.0]]
