@@ -74,6 +74,10 @@ class Term:
         parts = [self.loss.needs, *(t.needs for t in self.times), *(s.needs for s in self.select)]
         return frozenset().union(*parts, self.tokens, self.where.needs)
 
+    @property
+    def ahead(self) -> Names:
+        return frozenset().union(*(s.needs for s in self.select), self.tokens)
+
     def mask(self, batch: Batch) -> Tensor:
         """Tokens of these rows that carry this term's loss, bool [B, T]."""
         mask = batch.mask
@@ -175,6 +179,10 @@ class Sum:
     @property
     def needs(self) -> Names:
         return frozenset().union(*(term.needs for term in self.terms))
+
+    @property
+    def ahead(self) -> Names:
+        return frozenset().union(*(term.ahead for term in self.terms))
 
     def over(self, batch: Batch, step: int) -> BoundRule:
         bound = {term.label: term.over(batch, step) for term in self.terms}

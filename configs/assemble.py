@@ -60,7 +60,7 @@ def assemble(recipe: Recipe, registry: Registry, document: Document | None = Non
         experience=Pipeline(stages),
         phases=phases,
         buffers=buffers,
-        sampler=builder.part(recipe.sampler, "sampler", task=task),
+        sampler=builder.part(recipe.sampler, "sampler", task=task, seed=recipe.seed),
         rewards=rewards,
         stateful=builder.stateful,
         reads=_reads(stages, phases),

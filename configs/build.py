@@ -11,6 +11,7 @@ from typing import Any
 from didact.algorithms.average import Average
 from didact.algorithms.rules import Bound, Sum, Term
 from didact.configs.schema import LossSpec, PhaseSpec
+from didact.core.errors import RecipeError
 from didact.core.phase import Phase, Trigger
 from didact.core.protocols import Stateful
 from didact.core.schedule import Schedule, Varying
@@ -40,6 +41,11 @@ class Builder:
         params |= {name: value for name, value in given.items() if name in accepted}
         bound = spec.kind in CALLED and not inspect.isclass(entry.factory)
         if any(isinstance(value, Schedule) for value in params.values()):
+            if hasattr(entry.factory, "load_state_dict"):
+                raise RecipeError(
+                    f"{path}: {spec.kind} '{spec.use}' keeps a state; its settings cannot follow a "
+                    f"schedule."
+                )
             make = partial(partial, entry.factory) if bound else entry.factory
             return Varying(make, params)
         made = partial(entry.factory, **params) if bound else entry.factory(**params)
@@ -68,6 +74,12 @@ class Builder:
     def term(self, spec: LossSpec, average: Average, path: str) -> Term:
         """One term of a phase's rule."""
         times = [self.bound(w, f"{path}.times.{at}") for at, w in enumerate(spec.times)]
+        for weight, bound in zip(spec.times, times, strict=True):
+            if getattr(bound.function, "whole_mini_batch", False):
+                raise RecipeError(
+                    f"{path}: weight '{weight.use}' looks at the whole mini-batch; put it under "
+                    f"'select', not 'times'."
+                )
         select = [self.bound(w, f"{path}.select.{at}") for at, w in enumerate(spec.select)]
         return Term(
             label=spec.label or spec.use,

@@ -11,6 +11,7 @@ from didact.algorithms.average import Average
 from didact.core.backends.models import ModelSpec
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.protocols import Sampling
+from didact.core.schedule import Scalar
 from didact.core.where import Range, Where
 from didact.plugins.spec import (
     Buffer,
@@ -19,7 +20,6 @@ from didact.plugins.spec import (
     Observer,
     Reward,
     Sampler,
-    Setting,
     Stage,
     Task,
     Use,
@@ -46,7 +46,7 @@ class LossSpec(Use):
     """
 
     kind = "loss"
-    weight: Setting = 1.0
+    weight: Scalar = 1.0
     where: Where = Where()
     tokens: dict[str, Range | float] = {}
     times: list[Weight] = []

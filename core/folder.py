@@ -1,4 +1,4 @@
-"""A run's folder, which stands alone: recipe, manifest, metrics, trajectories, states, final model."""
+"""A run's folder, which stands alone: recipe, manifest, metrics, answers, states, final model."""
 
 from __future__ import annotations
 

@@ -119,9 +119,9 @@ class Phase:
             if split is not None and split[0]:
                 wanted.setdefault(split[0], set()).add(column)
         for prefix, columns in sorted(wanted.items()):
-            if prefix == "old":
-                if steps > 1:
-                    rows = run.learners[self.model].freeze(rows, frozenset(columns))
+            if prefix == "old":  # of a single step, the live columns are the old ones
+                needed = frozenset(columns) if steps > 1 else frozenset(columns) & self.rule.ahead
+                rows = run.learners[self.model].freeze(rows, needed) if needed else rows
             elif prefix in run.frozen:
                 rows = run.frozen[prefix].freeze(rows, frozenset(columns))
             else:

@@ -130,6 +130,11 @@ class UpdateRule(Protocol):
         """Columns and signals it reads."""
         ...
 
+    @property
+    def ahead(self) -> Names:
+        """Those of them that it reads of the whole mini-batch, before any forward pass."""
+        ...
+
     def over(self, batch: Batch, step: int) -> BoundRule:
         """Fix the denominators over the whole mini-batch.
 

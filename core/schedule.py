@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 T = TypeVar("T")
 
@@ -69,7 +69,11 @@ class Schedule(BaseModel):
         return first + (last - first) * done
 
 
-Scalar = float | Schedule
+Scalar = Annotated[
+    Annotated[float, Tag("number")] | Annotated[Schedule, Tag("schedule")],
+    Discriminator(lambda value: "schedule" if isinstance(value, dict | Schedule) else "number"),
+]
+"""A float, or a schedule for one. The tags only keep pydantic's messages to one line."""
 
 
 def value_at(scalar: Scalar, step: int) -> float:

@@ -45,7 +45,7 @@ class Session:
     Attributes:
         steps: planned steps.
         save_every: steps between states; 0: only on a signal.
-        budget: most of each axis of `core.metrics.AXES`; the run ends with the step that reaches one.
+        budget: most of some axes of `core.metrics.AXES`; the step that reaches one is the last.
         parts: stateful parts of the recipe, by path.
         last: the step the run will end at; earlier than `steps` once `stop` was met.
     """

@@ -68,18 +68,23 @@ class Shuffled:
 
 @dataclass
 class Ordered:
-    """The problems in the order of the task, then again from the first.
+    """The problems in the order of the task, again and again, from a place the seed decides.
 
     Args:
         prompts: problems per draw.
+        seed: of the place to begin; 0 begins with the first problem.
     """
 
     task: TaskSource = field(repr=False)
     prompts: int = 16
+    seed: int = 0
     _position: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         _check(self.task, self.prompts)
+        if self.seed:
+            draws = len(self.task) // self.prompts
+            self._position = self.prompts * (seed_of("ordered", self.seed) % draws)
 
     def draw(self, step: int) -> Sequence[Problem]:
         first = self._position

@@ -1,12 +1,28 @@
 """The framework's own parts, registered exactly as a third party would."""
 
+from collections.abc import Callable
+from typing import Any
+
 from didact.algorithms import (
+    advantage_variants,
     advantages,
+    effective_rank,
+    entropy_weighted,
+    kl_reward,
+    mixing,
     negative_aware,
+    off_policy,
     policy_gradient,
     regularizers,
+    selection,
+    sequence_level,
     shaped,
+    shaping,
     supervised,
+    token_advantages,
+    trust,
+    value_learning,
+    weights,
 )
 from didact.core import annotate, observers, score, stages
 from didact.core.backends import hf_generator, torch_learner
@@ -14,17 +30,23 @@ from didact.feedback import (
     buffers,
     critics,
     demonstrations,
+    drawn,
     environments,
     policy,
     refine,
     replay,
     samplers,
 )
-from didact.feedback.tasks import arithmetic, countdown, letters
+from didact.feedback.tasks import arithmetic, compositions, countdown, files, gym, letters, mixture
 from didact.plugins.hookspecs import hookimpl
 from didact.plugins.registry import Register
 from didact.rewards import procedural
 from didact.rewards.each import each
+
+
+def _by_name(register: Register, *parts: Callable[..., Any]) -> None:
+    for part in parts:
+        register(part.__name__, part)
 
 
 @hookimpl
@@ -50,30 +72,22 @@ def register_sources(register: Register) -> None:
 
 
 @hookimpl
-def register_buffers(register: Register) -> None:
-    register("queue", buffers.Queue)
-    register("stack", buffers.Stack)
-    register("ring", buffers.Ring)
-    register("by_prompt", buffers.ByPrompt)
-
-
-@hookimpl
-def register_tasks(register: Register) -> None:
-    register("letters", letters.Letters)
-    register("arithmetic", arithmetic.Arithmetic)
-    register("countdown", countdown.Countdown)
-
-
-@hookimpl
-def register_samplers(register: Register) -> None:
-    register("ordered", samplers.Ordered)
-    register("shuffled", samplers.Shuffled)
+def register_environments(register: Register) -> None:
+    register("second_try", environments.SecondTry)
 
 
 @hookimpl
 def register_rewards(register: Register) -> None:
-    register("letters_answer", each(procedural.letters_answer))
-    register("arithmetic_answer", each(procedural.arithmetic_answer))
+    for verifier in (
+        procedural.letters_answer,
+        procedural.arithmetic_answer,
+        procedural.countdown_answer,
+        procedural.countdown_tagged,
+        procedural.compositions_answer,
+        procedural.procedural_answer,
+        gym.gym_answer,
+    ):
+        register(verifier.__name__, each(verifier))
 
 
 @hookimpl
@@ -84,32 +98,154 @@ def register_critics(register: Register) -> None:
 
 
 @hookimpl
-def register_environments(register: Register) -> None:
-    register("second_try", environments.SecondTry)
-
-
-@hookimpl
 def register_advantages(register: Register) -> None:
-    register("group_norm", advantages.group_norm)
-    register("leave_one_out", advantages.leave_one_out)
+    _by_name(
+        register,
+        advantages.group_norm,
+        advantages.split_norm,
+        advantages.leave_one_out,
+        advantages.remax,
+        advantages.opo,
+        advantages.gpg,
+        advantages.pass_at_k,
+        advantages.asym_re,
+        advantages.opmd,
+        advantages.raw_reward,
+        advantages.positive_reward,
+        advantages.mixed_reward,
+        advantage_variants.red_drop,
+        advantage_variants.red_weight,
+        advantage_variants.rank_penalised,
+        advantage_variants.stratified,
+        advantage_variants.gream,
+        advantage_variants.counted_norm,
+        token_advantages.reinforce_plus_plus,
+        token_advantages.reinforce_plus_plus_baseline,
+        token_advantages.gae,
+        token_advantages.remax_tokens,
+        token_advantages.gdpo,
+        token_advantages.optimal_token_baseline,
+        token_advantages.prefix_group_norm,
+        kl_reward.reward_minus_kl,
+        shaping.shape_overlong,
+        shaping.shape_length,
+        shaping.policy_filter,
+        shaping.duration_weighted,
+    )
+    register("adaptive_kl_reward", kl_reward.AdaptiveKL)
+    register("hidden_state_shaping", effective_rank.HiddenStateShaping)
 
 
 @hookimpl
 def register_losses(register: Register) -> None:
-    register("ppo_clip", policy_gradient.ppo_clip)
-    register("reinforce", policy_gradient.reinforce)
     register("sft", supervised.negative_log_likelihood)
     register("entropy_bonus", regularizers.negative_entropy)
-    register("shaped_likelihood", shaped.shaped_likelihood)
-    register("nft", negative_aware.nft)
-    register("kl_k3", regularizers.kl_k3)
+    _by_name(
+        register,
+        policy_gradient.ppo_clip,
+        policy_gradient.reinforce,
+        policy_gradient.importance_weighted,
+        policy_gradient.cispo,
+        policy_gradient.sapo,
+        policy_gradient.sapo_detached,
+        policy_gradient.dro,
+        sequence_level.gspo,
+        sequence_level.trajectory_clip,
+        sequence_level.gmpo,
+        sequence_level.vespo,
+        sequence_level.vespo_corrected,
+        sequence_level.squared_consistency,
+        off_policy.topr,
+        off_policy.sppo,
+        off_policy.opmd,
+        off_policy.saturating_ratio,
+        off_policy.decoupled_clip,
+        negative_aware.nft,
+        negative_aware.nft_sequence,
+        regularizers.kl_k1,
+        regularizers.kl_abs,
+        regularizers.kl_k2,
+        regularizers.kl_k3,
+        regularizers.low_variance_kl,
+        regularizers.corrected_kl,
+        regularizers.squared_log_ratio,
+        value_learning.squared_error,
+        value_learning.clipped_value,
+        value_learning.rover,
+        value_learning.rover_response,
+        shaped.shaped_likelihood,
+        shaped.reshaped_ratio,
+        shaped.target_likelihood,
+        shaped.mixture_likelihood,
+    )
 
 
 @hookimpl
-def register_observers(register: Register) -> None:
-    register("jsonl", observers.JsonLines)
-    register("tensorboard", observers.TensorBoard)
-    register("trajectories", observers.Trajectories)
+def register_weights(register: Register) -> None:
+    _by_name(
+        register,
+        weights.importance,
+        weights.truncated_is,
+        weights.geometric_truncated_is,
+        weights.icepop,
+        weights.rejection,
+        weights.exponential_advantage,
+        trust.one_sided_trust,
+        trust.two_sided_trust,
+        trust.ring_trust,
+        trust.total_variation_trust,
+        trust.binary_kl_trust,
+        trust.stale_negatives,
+        selection.clip_cov,
+        selection.top_covariance,
+        selection.entropy_quantile,
+        selection.second_moment_trust,
+        selection.normalized_is,
+        supervised.probability,
+        supervised.uncertainty,
+        supervised.rarity,
+        supervised.hardness,
+        supervised.probability_cap,
+        entropy_weighted.sequence_entropy,
+        entropy_weighted.top_entropy,
+        mixing.by_success,
+        mixing.shortfall,
+    )
+
+
+@hookimpl
+def register_buffers(register: Register) -> None:
+    register("queue", buffers.Queue)
+    register("stack", buffers.Stack)
+    register("ring", buffers.Ring)
+    register("by_prompt", buffers.ByPrompt)
+    register("reservoir", drawn.Reservoir)
+    register("prioritized", drawn.Prioritized)
+
+
+@hookimpl
+def register_samplers(register: Register) -> None:
+    register("ordered", samplers.Ordered)
+    register("shuffled", samplers.Shuffled)
+
+
+@hookimpl
+def register_tasks(register: Register) -> None:
+    register("letters", letters.Letters)
+    register("arithmetic", arithmetic.Arithmetic)
+    register("countdown", countdown.Countdown)
+    register("compositions", compositions.Compositions)
+    register("jsonl", files.json_lines)
+    register("csv", files.comma_separated)
+    register("parquet", files.parquet)
+    register("hub", files.hub)
+    register("gym", gym.Gym)
+    register("mixture", mixture.Mixture)
+
+
+@hookimpl
+def register_generators(register: Register) -> None:
+    register("hf", hf_generator.HFGenerator)
 
 
 @hookimpl
@@ -118,5 +254,7 @@ def register_learners(register: Register) -> None:
 
 
 @hookimpl
-def register_generators(register: Register) -> None:
-    register("hf", hf_generator.HFGenerator)
+def register_observers(register: Register) -> None:
+    register("jsonl", observers.JsonLines)
+    register("tensorboard", observers.TensorBoard)
+    register("trajectories", observers.Trajectories)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Discriminator,
+    Field,
     SerializeAsAny,
-    Tag,
     ValidationError,
     ValidationInfo,
     create_model,
@@ -22,28 +22,39 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from didact.core import protocols
-from didact.core.errors import RecipeError, unknown
-from didact.core.schedule import Schedule
+from didact.core.errors import PluginError, RecipeError, unknown
+from didact.core.schedule import Scalar, Schedule
 from didact.plugins.strict import Strict, plain, problem
 
 CALLED = frozenset({"reward", "critic", "advantage", "loss", "weight"})
 """Kinds whose parts are functions of data: a function is bound to its keyword-only settings. In
 all other kinds, and for classes, the factory is called with its settings."""
 
+RESERVED = {
+    "loss": {
+        "weight",
+        "where",
+        "tokens",
+        "times",
+        "select",
+        "bind",
+        "average",
+        "batch_average",
+        "label",
+    },
+    "reward": {"weight"},
+    "weight": {"bind"},
+}
+"""Keys that a recipe writes beside a part's settings, by kind: no setting may be called so."""
+
 PROVIDED = {
-    "sampler": {"task"},
+    "sampler": {"task", "seed"},
     "stage": {"rewards"},
     "generator": {"model", "tokenizer", "learner", "world"},
     "learner": {"model", "tokenizer", "optimizers", "temperature", "world", "values"},
     "observer": {"folder", "steps"},
 }
 """Parameters that the framework fills in, by kind: not for recipes."""
-
-Setting = Annotated[
-    Annotated[float, Tag("number")] | Annotated[Schedule, Tag("schedule")],
-    Discriminator(lambda value: "schedule" if isinstance(value, dict | Schedule) else "number"),
-]
-"""A float that a recipe may make a schedule."""
 
 
 class Use(Strict):
@@ -130,7 +141,7 @@ class Reward(Use):
     """A reward, and what it counts for."""
 
     kind = "reward"
-    weight: Setting = 1.0
+    weight: Scalar = 1.0
 
 
 class Critic(Use):
@@ -280,22 +291,28 @@ def params_of(kind: str, factory: Callable[..., Any]) -> type[BaseModel]:
     is_class = inspect.isclass(factory)
     hints = get_type_hints(factory.__init__ if is_class else factory)
     only_keywords = kind in CALLED and not is_class
-    fields: dict[str, Any] = {
-        p.name: (_spec(kind, hints.get(p.name, Any)), ... if p.default is p.empty else p.default)
+    declared: dict[str, Any] = {
+        p.name: (_spec(kind, hints.get(p.name, Any)), _default(factory, p))
         for p in inspect.signature(factory).parameters.values()
         if p.name not in PROVIDED.get(kind, ())
         and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         and (p.kind is p.KEYWORD_ONLY or not only_keywords)
     }
     name = getattr(factory, "__name__", "part")
+    taken = {"use", *RESERVED.get(kind, ())} & declared.keys()
+    if taken:
+        raise PluginError(
+            f"{kind} '{name}' has a setting called '{min(taken)}', a word that recipes use for "
+            f"something else; rename it."
+        )
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-    return create_model(name, __config__=config, **fields)
+    return create_model(name, __config__=config, **declared)
 
 
 def _spec(kind: str, hint: Any) -> Any:
     """The type a recipe's value must have: protocols become parts, floats may be schedules."""
     if hint is float and kind in CALLED | {"source"}:
-        return Setting
+        return Scalar
     if _hashable(hint) and hint in SPECS:
         return SPECS[hint]
     outer, arguments = get_origin(hint), get_args(hint)
@@ -305,6 +322,15 @@ def _spec(kind: str, hint: Any) -> Any:
     if outer is not None and any(a in SPECS for a in arguments if _hashable(a)):
         return outer[inner]
     return hint
+
+
+def _default(factory: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """A parameter's default, in pydantic's terms."""
+    made = {f.name: f.default_factory for f in fields(factory)} if is_dataclass(factory) else {}
+    maker = made.get(parameter.name, MISSING)
+    if maker is not MISSING:
+        return Field(default_factory=maker)
+    return ... if parameter.default is parameter.empty else parameter.default
 
 
 def _hashable(item: object) -> bool:

@@ -51,9 +51,12 @@ class Readouts(nn.Module):
         self.packing = packing
         self.chunk = chunk
         self.has_values = isinstance(model, ValueModel)
-        self.device = next(model.parameters()).device
         if not self.has_values:
             _check_head(self.model, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.model.parameters())).device  # type: ignore[no-any-return]
 
     @property
     def offers(self) -> frozenset[str]:

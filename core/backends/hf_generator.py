@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from didact.core.backends import attention
+from didact.core.backends import attention, engines
 from didact.core.backends.sampling import draw, uniforms
 from didact.core.errors import RunError
 from didact.core.protocols import Learner, Request, Sample, Sampling
@@ -28,16 +28,19 @@ class HFGenerator:
         tokenizer: its end-of-sequence token ends a response, as do those of the model's generation
             settings.
         max_batch: most cached positions (prompt and longest response, times requests) at once.
+        device: "auto" is this process's GPU if there is one.
 
     Attributes:
         progress: called with (requests finished, requests in all) after every decoding step.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_batch: int = 131072) -> None:
-        self.model = model.requires_grad_(False).eval()
+    def __init__(
+        self, model: Any, tokenizer: Any, *, max_batch: int = 131072, device: str = "auto"
+    ) -> None:
+        self.model = model.requires_grad_(False).eval().to(engines.device(device))
         if str(self.model.config._attn_implementation).startswith("flash"):
             self.model.set_attn_implementation(attention.register())
-        self.device = next(model.parameters()).device
+        self.device = next(iter(self.model.parameters())).device
         self.max_batch = max_batch
         self.progress: Callable[[int, int], None] | None = None
         self.ends = _ends(self.model, tokenizer, self.device)

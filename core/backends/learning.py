@@ -261,6 +261,15 @@ def frozen(
     ]
 
 
+def refusal(batch: Batch) -> str:
+    """What to say of a gradient that is not finite."""
+    ids = sorted({row.prompt.id for row in batch.rows})
+    return (
+        f"the gradient is not finite though the loss is, nothing was updated: {len(batch)} rows of "
+        f"prompts {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}."
+    )
+
+
 @torch.no_grad()
 def _read(
     micro: Sequence[Sequence[int]], batch: Batch, forward: Forward, wanted: Names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import isfinite, nan
 from typing import Any
 
 import torch
@@ -81,17 +82,28 @@ class NamedAdamW(torch.optim.Optimizer):
         self.steps: dict[str, int] = dict.fromkeys(specs, 0)
         self.chosen: str | None = None
         self.lr = 0.0
+        self.measured: float | None = None
 
     def choose(self, name: str, factor: float) -> None:
         """The optimizer of the next step; its learning rate is multiplied by `factor`."""
-        self.chosen = name
+        self.chosen, self.measured = name, None
         self.lr = factor * self.specs[name].lr_at(self.steps[name])
+
+    def outcome(self, name: str) -> dict[str, float] | None:
+        """Count the step that was taken and report it; None if the gradient was not finite."""
+        norm, self.chosen = self.measured, None
+        if norm is None or not isfinite(norm):
+            return None
+        skipped = self.specs[name].skips(norm)
+        self.steps[name] += not skipped
+        return {"grad_norm": norm, "lr": self.lr, "skipped": float(skipped)}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Clip and apply the gradients of all parameters, unless the optimizer skips this norm.
+        """Clip and apply the gradients of all parameters.
 
-        Does not count the step: with ZeRO-3 one update calls it several times.
+        Does nothing if the norm is not finite, or one that the optimizer skips; `measured` says
+        what it was. Does not count the step: with ZeRO-3 one update calls it several times.
         """
         if self.chosen is None:
             return
@@ -99,7 +111,8 @@ class NamedAdamW(torch.optim.Optimizer):
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         grads = [p.grad for p in params]
         norm = self.norm() if self.norm else float(torch.nn.utils.get_total_norm(grads))
-        if spec.skips(norm) or not params:
+        self.measured = norm if norm >= 0 else nan  # DeepSpeed says -1 for a norm that is none
+        if not params or not isfinite(self.measured) or spec.skips(norm):
             return
         scale = spec.scale_of(norm)
         if scale != 1.0:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 
-from didact.core.backends import learning
+from didact.core.backends import engines, learning
 from didact.core.backends.forward import Readouts
 from didact.core.backends.optim import NamedAdamW, OptimizerSpec
 from didact.core.batch import Batch
@@ -39,6 +36,7 @@ class TorchLearner:
         entropy: report the mean entropy over loss tokens even if no loss reads it.
         gradient_checkpointing: compute activations again in the backward pass; saves memory.
         logits: most logits made at once (elements, 4 bytes each).
+        device: "auto" is this process's GPU if there is one.
     """
 
     def __init__(
@@ -54,14 +52,15 @@ class TorchLearner:
         entropy: bool = True,
         gradient_checkpointing: bool = False,
         logits: int = 2**27,
+        device: str = "auto",
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer = model.to(engines.device(device)), tokenizer
         self.world: World = world or Alone()
         self.max_tokens = max_tokens
         self.watch = frozenset({"entropy"}) if entropy else frozenset()
         self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
         if gradient_checkpointing:
-            checkpointed(model)
+            engines.checkpointed(model)
         self.params: list[Tensor] = list(model.parameters())
         model.requires_grad_(bool(optimizers))
         half = bool(optimizers) and any(p.dtype != torch.float32 for p in self.params)
@@ -126,18 +125,13 @@ class TorchLearner:
         for master in self.masters:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        norm = float(
-            torch.nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None])
-        )
-        if not isfinite(norm):
-            raise RunError(refusal(norm, batch))
-        adam.norm = lambda: norm
         adam.choose(name, self.factor)
         adam.step()
-        skipped = adam.specs[name].skips(norm)
-        adam.steps[name] += not skipped
+        report = adam.outcome(name)
+        if report is None:
+            raise RunError(learning.refusal(batch))
         self._publish()
-        return {"grad_norm": norm, "lr": adam.lr, "skipped": float(skipped)}
+        return report
 
     @torch.no_grad()
     def _publish(self) -> None:
@@ -167,7 +161,7 @@ class TorchLearner:
         return {
             "masters": [master.detach().cpu().clone() for master in self.masters],
             "optimizer": self.optimizer.dump(self.masters) if self.optimizer else {},
-            "random": random_state(),
+            "random": engines.random_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -179,47 +173,4 @@ class TorchLearner:
         self._publish()
         if self.optimizer is not None:
             self.optimizer.restore(self.masters, state["optimizer"])
-        restore_random(state["random"])
-
-
-def refusal(norm: float, batch: Batch) -> str:
-    """What to say of a gradient that is not finite."""
-    ids = sorted({row.prompt.id for row in batch.rows})
-    return (
-        f"the gradient norm is {norm} though the loss is finite, nothing was updated: "
-        f"{len(batch)} rows of prompts {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}."
-    )
-
-
-def checkpointed(model: Any) -> None:
-    """Switch gradient checkpointing on; dropout is off, so training mode changes no value."""
-    body = getattr(model, "gradient_checkpointing_enable", None) or getattr(
-        model.model, "gradient_checkpointing_enable", None
-    )
-    if body is None:
-        raise RecipeError("this model has no gradient checkpointing.")
-    body(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()
-
-
-def random_state() -> State:
-    """Of torch, of every CUDA device, of numpy and of random, as tensors and plain data."""
-    kind, keys, position, has_gauss, gauss = numpy.random.get_state()
-    version, words, following = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(kind), [int(k) for k in keys], int(position), int(has_gauss), float(gauss)],
-        "python": [version, list(words), following],
-    }
-
-
-def restore_random(state: Mapping[str, Any]) -> None:
-    """What `random_state` gave."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    kind, keys, *rest = state["numpy"]
-    numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), *rest))
-    version, words, following = state["python"]
-    random.setstate((version, tuple(words), following))
+        engines.restore_random(state["random"])
