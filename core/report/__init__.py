@@ -1,0 +1,6 @@
+"""Reports on finished runs: statistics, figures, and one HTML file that a reviewer would accept."""
+
+from didact.core.report.build import build_report
+from didact.core.report.cells import Cell, Cells, find_cells
+
+__all__ = ["Cell", "Cells", "build_report", "find_cells"]

@@ -1,0 +1,153 @@
+"""What runs cost: tokens, seconds by stage, demonstrations, memory; and whether budgets differ."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from didact.core.report.cells import AXES
+from didact.core.report.read import Row, RunRecord
+
+DIFFERS = 0.05
+USED = "/used/"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means over a method's runs; nan where no run recorded it.
+
+    Attributes:
+        totals: by budget axis.
+        used: trajectories that phases learned from, by origin.
+        stages: seconds by what they went to; "other" is the rest of the step.
+        memory: highest peak, GiB.
+    """
+
+    label: str
+    runs: int
+    totals: Mapping[str, float]
+    used: Mapping[str, float]
+    stages: Mapping[str, float]
+    memory: float
+
+    @property
+    def share(self) -> float:
+        """Demonstrations among all trajectories that were learned from."""
+        every = sum(self.used.values())
+        return self.used.get("demonstration", 0.0) / every if every else math.nan
+
+
+def spent(axis: str, step: int, row: Row) -> float:
+    """What one training step added to a budget axis; nan if it was not recorded."""
+    if axis == "steps":
+        return 1.0
+    if axis == "demonstrations":
+        return used(row).get("demonstration", 0.0) if any(USED in key for key in row) else 0.0
+    name = {
+        "generated tokens": "tokens/generated",
+        "trained tokens": "tokens/trained",
+        "seconds": "seconds/step",
+    }[axis]
+    return float(row.get(name, math.nan))
+
+
+def used(row: Row) -> dict[str, float]:
+    """Trajectories learned from in a step, by origin, over all phases."""
+    out: dict[str, float] = defaultdict(float)
+    for key, value in row.items():
+        if USED in key:
+            out[key.rpartition("/")[2]] += value
+    return dict(out)
+
+
+def costs(runs: Sequence[RunRecord]) -> list[Cost]:
+    """Costs of every method that has finished runs with metrics."""
+    groups: dict[str, list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        if run.status == "finished" and run.train:
+            groups[run.label].append(run)
+    return [_cost(label, group) for label, group in groups.items()]
+
+
+def _cost(label: str, runs: Sequence[RunRecord]) -> Cost:
+    totals = {axis: _mean(runs, lambda run, axis=axis: total(run, axis)) for axis in AXES}
+    origins = {o for run in runs for row in run.train.values() for o in used(row)}
+    names = {
+        key
+        for run in runs
+        for row in run.train.values()
+        for key in row
+        if key.startswith("seconds/")
+    } - {"seconds/step"}
+    stages = {
+        name.removeprefix("seconds/"): _mean(runs, lambda run, name=name: _sum(run, name))
+        for name in sorted(names)
+    }
+    rest = totals["seconds"] - sum(stages.values())
+    if stages and math.isfinite(rest):
+        stages["other"] = max(rest, 0.0)
+    peaks = [row.get("memory/peak_gib", math.nan) for run in runs for row in run.train.values()]
+    return Cost(
+        label=label,
+        runs=len(runs),
+        totals=totals,
+        used={o: _mean(runs, lambda run, o=o: _used(run, o)) for o in sorted(origins)},
+        stages=stages,
+        memory=max((peak for peak in peaks if not math.isnan(peak)), default=math.nan),
+    )
+
+
+def total(run: RunRecord, axis: str) -> float:
+    """What a run used of a budget; steps that did not record it count nothing."""
+    each = [spent(axis, step, row) for step, row in run.train.items()]
+    known = [value for value in each if not math.isnan(value)]
+    return sum(known) if known else math.nan
+
+
+def _sum(run: RunRecord, name: str) -> float:
+    return sum(float(row.get(name, 0.0)) for row in run.train.values())
+
+
+def _used(run: RunRecord, origin: str) -> float:
+    return sum(used(row).get(origin, 0.0) for row in run.train.values())
+
+
+def _mean(runs: Sequence[RunRecord], value: Callable[[RunRecord], float]) -> float:
+    each = [found for run in runs if not math.isnan(found := value(run))]
+    return sum(each) / len(each) if each else math.nan
+
+
+def budget_notices(found: Sequence[Cost], baseline: str, budget: str | None) -> list[str]:
+    """Which budgets differ from the baseline's by more than 5 %, and by how much."""
+    base = next((cost for cost in found if cost.label == baseline), None)
+    if base is None:
+        return []
+    out = []
+    for axis in AXES:
+        unlike = [
+            f"{cost.label} {_times(cost.totals[axis], base.totals[axis])}"
+            for cost in found
+            if cost is not base and _differs(cost.totals[axis], base.totals[axis])
+        ]
+        if unlike and axis == budget:
+            out.append(
+                f"The budget was to be equal in {axis} but is not; against {baseline}: "
+                f"{', '.join(unlike)}. Differences in accuracy may come from that."
+            )
+        elif unlike:
+            out.append(f"Budgets differ in {axis}; against {baseline}: {', '.join(unlike)}.")
+    return out
+
+
+def _differs(one: float, other: float) -> bool:
+    if math.isnan(one) or math.isnan(other):
+        return False
+    return abs(one - other) > DIFFERS * max(abs(one), abs(other))
+
+
+def _times(one: float, other: float) -> str:
+    if not other or not one:
+        return f"{one:,.0f} (it: {other:,.0f})"
+    return f"{one / other:.2f}x"

@@ -1,0 +1,151 @@
+"""Scores of methods: means with intervals, differences to the baseline, corrected p values."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from didact.core.report.evidence import Evidence
+from didact.core.report.statistics import Difference, Estimate, difference, estimate, holm
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of one method, and how it compares.
+
+    Attributes:
+        section: "final" or "part" (accuracy of some questions).
+        benchmark: name, or "all" questions.
+        part: which questions, e.g. "level=2", "bin=hard", or "all".
+        against: difference to the baseline; None for the baseline itself.
+        p_holm: p corrected over all methods and benchmarks of the same metric.
+    """
+
+    section: str
+    label: str
+    benchmark: str
+    part: str
+    metric: str
+    own: Estimate
+    against: Difference | None = None
+    p_holm: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """In words, from the corrected p and the interval together."""
+        if self.against is None:
+            return "baseline"
+        found = self.against.estimate
+        if self.p_holm is None or math.isnan(found.low) or self.p_holm > LEVEL:
+            return "no difference shown"
+        if found.low > 0:
+            return "better"
+        return "worse" if found.high < 0 else "no difference shown"
+
+
+def final_scores(evidence: Evidence, baseline: str) -> list[Score]:
+    """Every metric of every method, on all questions and on each benchmark."""
+    every = np.arange(len(evidence.questions))
+    benchmarks = {"all": every, **evidence.benchmarks}
+    found = [
+        _score(evidence, "final", label, baseline, metric, columns, benchmark=name)
+        for metric in evidence.metrics
+        for name, columns in benchmarks.items()
+        for label in evidence.labels
+    ]
+    return _corrected(found)
+
+
+def part_scores(evidence: Evidence, baseline: str) -> dict[str, list[Score]]:
+    """The main metric by each metadata key and by base difficulty; no tests, only intervals."""
+    keys = (*evidence.by, *(("bin",) if evidence.bins else ()))
+    return {
+        key: [
+            _score(evidence, "part", label, baseline, evidence.main, columns, part=f"{key}={name}")
+            for name, columns in evidence.parts(key).items()
+            for label in evidence.labels
+        ]
+        for key in keys
+    }
+
+
+def pass_scores(evidence: Evidence) -> list[Score]:
+    """Unbiased pass@k of every method at every k, with intervals."""
+    if evidence.samples < 2:
+        return []
+    return [
+        Score(
+            "pass", label, "all", "all", f"pass@{k}", estimate(evidence.values(label, f"pass@{k}"))
+        )
+        for label in evidence.labels
+        for k in evidence.ks
+    ]
+
+
+def _score(
+    evidence: Evidence,
+    section: str,
+    label: str,
+    baseline: str,
+    metric: str,
+    columns: NDArray[np.int64],
+    *,
+    benchmark: str = "all",
+    part: str = "all",
+) -> Score:
+    mine = evidence.values(label, metric)[:, columns]
+    against = None
+    if label != baseline and baseline in evidence.labels:
+        theirs = evidence.values(baseline, metric)[:, columns]
+        paired = evidence.seeds[label] == evidence.seeds[baseline]
+        against = difference(mine, theirs, paired=paired, test=section == "final")
+    return Score(section, label, benchmark, part, metric, estimate(mine), against)
+
+
+def _corrected(scores: Sequence[Score]) -> list[Score]:
+    """With Holm's correction over each metric's tests: all methods on all benchmarks."""
+    families: dict[str, list[int]] = defaultdict(list)
+    for at, score in enumerate(scores):
+        if score.against is not None:
+            families[score.metric].append(at)
+    out = list(scores)
+    for family in families.values():
+        tests = [against.p for at in family if (against := scores[at].against) is not None]
+        for at, p in zip(family, holm(tests), strict=True):
+            out[at] = replace(scores[at], p_holm=p)
+    return out
+
+
+def in_words(scores: Iterable[Score], baseline: str, metric: str) -> list[str]:
+    """One sentence a method: what was found on all questions, and how sure that is."""
+    out = []
+    for score in scores:
+        if score.benchmark != "all" or score.metric != metric or score.against is None:
+            continue
+        found = score.against.estimate
+        points = f"{100 * found.mean:+.1f} points"
+        span = f"95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}"
+        if math.isnan(found.low):
+            span = "no interval from one question"
+        said = {
+            "better": "is better than",
+            "worse": "is worse than",
+            "no difference shown": "shows no difference to",
+        }[score.verdict]
+        p = f"corrected p = {shown_p(score.p_holm)}"
+        out.append(f"{score.label} {said} {baseline} in {metric}: {points} ({span}; {p}).")
+    return out
+
+
+def shown_p(p: float | None) -> str:
+    """A p value as people write it."""
+    if p is None:
+        return "—"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
