@@ -168,7 +168,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(model, tokenizer, batch):
     learner = TorchLearner(model, tokenizer, TWO)
     before = parameters(learner)
     rule = Sum([Term("root", Bound(lambda logprobs: (logprobs - logprobs).abs().sqrt()))])
-    with pytest.raises(RunError, match="gradient norm is nan though the loss is finite"):
+    with pytest.raises(RunError, match="the gradient is not finite though the loss is"):
         learner.update(batch, rule, "main", 0)
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(learner), strict=True))
 

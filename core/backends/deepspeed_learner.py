@@ -1,0 +1,277 @@
+"""The learner on DeepSpeed: ZeRO 0 to 3 over any number of ranks, on GPUs or on CPU over gloo."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+
+from didact.core.backends import engines, learning
+from didact.core.backends.forward import Readouts, Row
+from didact.core.backends.optim import NamedAdamW, OptimizerSpec
+from didact.core.batch import Batch
+from didact.core.errors import RecipeError, RunError, unknown
+from didact.core.protocols import Names, State, UpdateRule, World
+from didact.core.types import Trajectory
+from didact.core.world import Alone
+
+BUCKET = 2**26
+"""Parameters gathered at once for export (elements)."""
+
+
+class DeepSpeedLearner:
+    """One DeepSpeed engine with several named optimizers.
+
+    Every rank is given the same batches, works on its share and steps together with the others. All
+    methods but `scale_lr` must be called on every rank. DeepSpeed averages gradients over ranks, so
+    each loss is multiplied by their number: the framework owns the denominators.
+
+    Args:
+        model: from `load_model`, whole, on every rank.
+        tokenizer: saved beside the model.
+        optimizers: by the name a phase calls them; none for a model that is only read out, which
+            then is held whole on every rank.
+        temperature: of the sampler; logits are divided by it.
+        world: the processes of the run.
+        stage: of ZeRO: 1 shards moments, 2 also gradients, 3 also parameters.
+        max_tokens: most tokens (prompt and response) of a micro-batch; a longer row goes alone.
+        packing: feed the rows of a micro-batch as one sequence, without padding.
+        entropy: report the mean entropy over loss tokens even if no loss reads it.
+        gradient_checkpointing: compute activations again in the backward pass; saves memory.
+        logits: most logits made at once (elements, 4 bytes each).
+        config: further DeepSpeed settings (offloading, say); merged over ours.
+        device: "auto" is this process's GPU if there is one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        optimizers: Mapping[str, OptimizerSpec],
+        temperature: float = 1.0,
+        world: World | None = None,
+        *,
+        stage: Literal[0, 1, 2, 3] = 2,
+        max_tokens: int = 16384,
+        packing: bool = True,
+        entropy: bool = True,
+        gradient_checkpointing: bool = False,
+        logits: int = 2**27,
+        config: Mapping[str, Any] | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.model, self.tokenizer = model.to(engines.device(device)), tokenizer
+        self.world: World = world or Alone()
+        self.stage, self.max_tokens, self.factor = stage, max_tokens, 1.0
+        self.watch = frozenset({"entropy"}) if entropy else frozenset()
+        self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
+        if gradient_checkpointing:
+            engines.checkpointed(model)
+        model.requires_grad_(bool(optimizers))
+        self.optimizer: NamedAdamW | None = None
+        self.engine: Any = None
+        if optimizers:
+            self.optimizer = NamedAdamW(model.parameters(), optimizers)
+            settings = _settings(stage, next(model.parameters()).dtype, self.world.size)
+            self.engine = _engine(self.reader, self.optimizer, _merged(settings, config or {}))
+            self.optimizer.norm = None if stage == 0 else self._norm
+
+    def _norm(self) -> float:
+        return float(self.engine.optimizer._global_grad_norm)
+
+    def _forward(self, rows: Sequence[Row], live: Names, watched: Names) -> Mapping[str, Tensor]:
+        read = self.reader if self.engine is None else self.engine
+        out: Mapping[str, Tensor] = read(rows, live, watched)
+        return out
+
+    def scale_lr(self, factor: float) -> None:
+        """Multiply every learning rate by this, on top of its schedule."""
+        self.factor = factor
+
+    def freeze(self, rows: Sequence[Trajectory], columns: Names) -> Sequence[Trajectory]:
+        """Attach readouts of the model as it is now, without gradient."""
+        return learning.frozen(
+            rows, columns, self._forward, self.reader, self.max_tokens, self.world
+        )
+
+    def update(
+        self, batch: Batch, rule: UpdateRule, optimizer: str, step: int
+    ) -> Mapping[str, float]:
+        """One optimizer step; refuses, and changes nothing, if loss or gradient is not finite."""
+        adam = self._optimizer(optimizer)
+        idle = rule.idle(batch)
+        active = [at for at, is_idle in enumerate(idle) if not is_idle]
+        wanted = learning.Wanted.by(rule, batch, self.reader.offers, self.watch)
+        padded = not self.reader.packing
+        micro = learning.micro_batches(batch, active, self.max_tokens, self.world, padded)
+        bound = rule.over(batch, step)
+        tally = learning.backward(micro, self._forward, bound, wanted, self._backward)
+        try:
+            metrics = learning.metrics_of(tally, batch, sum(idle), self.world)
+        except RunError:
+            self.engine.step()  # no optimizer is chosen: drops the gradients and changes nothing
+            raise
+        adam.choose(optimizer, self.factor)
+        self.engine.step()
+        report = adam.outcome(optimizer)
+        if report is None:
+            raise RunError(learning.refusal(batch))
+        return metrics | report
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss * self.world.size, scale_wrt_gas=False)
+
+    def _optimizer(self, name: str) -> NamedAdamW:
+        if self.optimizer is None or name not in self.optimizer.specs:
+            raise RecipeError(unknown("optimizer", name, getattr(self.optimizer, "specs", ())))
+        return self.optimizer
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter by name, gathered in buckets that never overlap; tied ones once."""
+        for bucket in _buckets(self.model.named_parameters()):
+            whole = self._gathered([param for _, param in bucket])
+            for (name, _), value in zip(bucket, whole, strict=True):
+                yield name, value
+
+    def _gathered(self, params: Sequence[Tensor]) -> list[Tensor]:
+        """Whole tensors; they stay valid after the parameters are partitioned again."""
+        if self.engine is None or self.stage < 3:
+            return [param.detach() for param in params]
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(params, modifier_rank=None):
+            return [param.detach() for param in params]
+
+    def save(self, folder: Path) -> None:
+        """Model and tokenizer as transformers writes them; gathered by all, written by rank 0."""
+        first = self.world.rank == 0
+        whole = {}
+        for name, value in self.weights():  # every rank takes part in the gathers
+            if first:
+                whole[name] = value.cpu()
+        if first:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.model.save_pretrained(folder, state_dict=whole)  # type: ignore[operator]
+            self.tokenizer.save_pretrained(folder)
+        self.world.barrier()
+
+    @property
+    def _partitions(self) -> list[Tensor]:
+        """The float32 tensors that this rank optimizes."""
+        if self.engine is None or self.stage == 0:
+            return list(self.model.parameters())
+        inner = self.engine.optimizer
+        flat = (
+            "single_partition_of_fp32_groups" if self.stage < 3 else "fp32_partitioned_groups_flat"
+        )
+        return list(getattr(inner, flat))
+
+    def state_dict(self) -> State:
+        """This rank's share of parameters and moments, step counts and random states."""
+        parts = self._partitions
+        return {
+            "stage": self.stage,
+            "world": self.world.size,
+            "partitions": [part.detach().cpu().clone() for part in parts],
+            "optimizer": self.optimizer.dump(parts) if self.optimizer else {},
+            "random": engines.random_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Needs the same ZeRO stage and number of ranks that wrote it."""
+        wrote, here = (state["stage"], state["world"]), (self.stage, self.world.size)
+        if wrote != here:
+            raise RunError(
+                f"the state is of ZeRO stage {wrote[0]} on {wrote[1]} ranks; this run has stage "
+                f"{here[0]} on {here[1]}. Load the saved model instead, or keep both."
+            )
+        parts = self._partitions
+        with torch.no_grad():
+            for part, value in zip(parts, state["partitions"], strict=True):
+                part.copy_(value)
+            self._publish()
+        if self.optimizer is not None:
+            self.optimizer.restore(parts, state["optimizer"])
+        engines.restore_random(state["random"])
+
+    def _publish(self) -> None:
+        """Make the model's own parameters from the float32 partitions, as a step does."""
+        if self.engine is None or self.stage == 0:
+            return
+        inner = self.engine.optimizer
+        if self.stage < 3:
+            inner.update_lp_params()
+            return
+        for group in range(len(inner.fp16_groups)):
+            inner._reassign_or_swap_out_partitioned_parameters(group)
+        if inner.persistent_parameters:
+            inner.persistent_parameters[0].all_gather(inner.persistent_parameters)
+
+
+def _engine(reader: Readouts, optimizer: NamedAdamW, settings: dict[str, Any]) -> Any:
+    """Start DeepSpeed in the process group of the run, or in one of a single process."""
+    cuda = reader.device.type == "cuda"
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    backend = "nccl" if cuda else "gloo"
+    if not dist.is_initialized():
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+    os.environ.setdefault("LOCAL_RANK", "0")
+    import deepspeed
+
+    # Gloo does; this extension would first be compiled, for a minute and with a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    deepspeed.utils.logger.setLevel("ERROR")
+    deepspeed.init_distributed(backend, verbose=False)
+    return deepspeed.initialize(model=reader, optimizer=optimizer, config=settings)[0]
+
+
+def _settings(stage: int, dtype: torch.dtype, ranks: int) -> dict[str, Any]:
+    """One micro-batch per step as DeepSpeed sees it; accumulation is ours."""
+    half = dtype == torch.bfloat16
+    if half and stage == 0:
+        raise RecipeError("ZeRO stage 0 computes in float32 only; bfloat16 needs stage 1 or more.")
+    settings: dict[str, Any] = {
+        "train_batch_size": ranks,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,
+        "steps_per_print": 2**62,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": 2**26},
+    }
+    if half:
+        settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    return settings
+
+
+def _merged(ours: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(ours)
+    for key, value in given.items():
+        inner = out.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        out[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
+    return out
+
+
+def _buckets(named: Iterator[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
+    bucket: list[tuple[str, Tensor]] = []
+    size = 0
+    for name, param in named:
+        bucket.append((name, param))
+        size += int(getattr(param, "ds_numel", param.numel()))
+        if size >= BUCKET:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket

@@ -1,0 +1,59 @@
+"""What the engines share beside the arithmetic: devices, random states, gradient checkpointing."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
+import torch
+
+from didact.core.errors import RecipeError
+from didact.core.protocols import State
+
+
+def device(name: str) -> torch.device:
+    """The device of this process: "auto" is the GPU of its local rank if there is one."""
+    if name != "auto":
+        return torch.device(name)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def checkpointed(model: Any) -> None:
+    """Switch gradient checkpointing on; dropout is off, so training mode changes no value."""
+    body = getattr(model, "gradient_checkpointing_enable", None) or getattr(
+        model.model, "gradient_checkpointing_enable", None
+    )
+    if body is None:
+        raise RecipeError("this model has no gradient checkpointing.")
+    body(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+
+
+def random_state() -> State:
+    """Of torch, of every CUDA device, of numpy and of random, as tensors and plain data."""
+    kind, keys, position, has_gauss, gauss = numpy.random.get_state()
+    version, words, following = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(kind), [int(k) for k in keys], int(position), int(has_gauss), float(gauss)],
+        "python": [version, list(words), following],
+    }
+
+
+def restore_random(state: Mapping[str, Any]) -> None:
+    """What `random_state` gave."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), *rest))
+    version, words, following = state["python"]
+    random.setstate((version, tuple(words), following))
