@@ -78,10 +78,10 @@ def choice_match(trajectory: Trajectory, *, complete: bool = False) -> float:
         complete: whether a response that the length limit cut off is wrong.
 
     Raises:
-        RewardError: the problem's answer does not begin with a letter.
+        RewardError: the problem's answer holds no such letter.
     """
-    wanted = {one.strip().lstrip("(")[:1].upper() for one in answers(trajectory)}
-    if not all(letter.isalpha() for letter in wanted):
+    wanted = {choice(one) for one in answers(trajectory)}
+    if None in wanted:
         raise RewardError(
             f"problem '{trajectory.prompt.id}': the answer {trajectory.prompt.answer!r} is not a "
             f"letter of a multiple choice."

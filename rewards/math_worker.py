@@ -49,7 +49,7 @@ def main() -> None:
     logging.disable(logging.ERROR)
     try:
         _limit_memory()
-        import math_verify  # noqa: F401
+        grade(r"\boxed{\frac{1}{3}}", ["2/6"], "auto", "math_verify")  # imports and first uses
     except Exception as error:
         _say(out, {"failed": f"{type(error).__name__}: {error}"})
         return

@@ -83,6 +83,9 @@ def test_cosine_length_runs_from_short_to_long(response):
     bad = cosine_length(group(response, lengths, [0] * 4), correct=right, limit=100)
     assert good == pytest.approx([1.0, 0.75, 0.5, 0.5])
     assert bad == pytest.approx([-1.0, -0.75, -0.5, -0.5])
+    # cos(pi/4) = sqrt(1/2): 0.5 + 0.25 (1 + 0.70711) = 0.92678, the figure of TRL's tests
+    (quarter,) = cosine_length(group(response, [25], [1]), correct=right, limit=100)
+    assert quarter == pytest.approx(0.92678, abs=1e-5)
 
 
 def test_cosine_length_may_punish_what_exceeds_the_limit(response):
