@@ -2,5 +2,6 @@
 
 from didact.core.report.build import build_report
 from didact.core.report.cells import Cell, Cells, find_cells
+from didact.core.report.view import view
 
-__all__ = ["Cell", "Cells", "build_report", "find_cells"]
+__all__ = ["Cell", "Cells", "build_report", "find_cells", "view"]

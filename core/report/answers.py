@@ -60,8 +60,8 @@ def final_answers(evidence: Evidence, runs: Sequence[RunRecord]) -> Browser:
         items.append(item)
     total = len(evidence.questions)
     note = (
-        f"{len(items)} of {total} questions, taken evenly from the whole set; of each method one "
-        f"seed and at most {MOST_ANSWERS} answers to a question; texts are cut at "
+        f"{len(items):,} of {total:,} questions, taken evenly from the whole set; of each method "
+        f"one seed and at most {MOST_ANSWERS} answers to a question; texts are cut at "
         f"{LONGEST:,} characters."
     )
     return Browser(tuple(items), len(items), total, note)
@@ -162,7 +162,7 @@ def training_samples(runs: Sequence[RunRecord]) -> Browser:
             break
         items.append(item)
     note = (
-        f"{len(items)} of {len(groups)} recorded groups, taken evenly over the steps; at most "
+        f"{len(items)} of {len(groups):,} recorded groups, taken evenly over the steps; at most "
         f"{MOST_MEMBERS} responses each."
     )
     if clipped:

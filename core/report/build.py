@@ -9,11 +9,11 @@ from pathlib import Path
 
 from didact.core.folder import replacing
 from didact.core.report import tables
-from didact.core.report.cells import Cells, find_cells
+from didact.core.report.cells import AXES, Cells, find_cells
+from didact.core.report.charts import charts
 from didact.core.report.comparison import Comparison, compared
-from didact.core.report.costs import AXES
 from didact.core.report.images import write_images
-from didact.core.report.page import charts, html_page
+from didact.core.report.page import html_page
 from didact.core.report.scores import Score
 from didact.core.report.table import Table
 

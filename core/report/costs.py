@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from didact.core.report.cells import AXES
@@ -72,30 +72,25 @@ def costs(runs: Sequence[RunRecord]) -> list[Cost]:
 
 
 def _cost(label: str, runs: Sequence[RunRecord]) -> Cost:
-    totals = {axis: _mean(runs, lambda run, axis=axis: total(run, axis)) for axis in AXES}
-    origins = {o for run in runs for row in run.train.values() for o in used(row)}
-    names = {
-        key
-        for run in runs
-        for row in run.train.values()
-        for key in row
-        if key.startswith("seconds/")
-    } - {"seconds/step"}
+    totals = {axis: _mean([total(run, axis) for run in runs]) for axis in AXES}
+    rows = [row for run in runs for row in run.train.values()]
+    origins = sorted({origin for row in rows for origin in used(row)})
+    names = {key for row in rows for key in row if key.startswith("seconds/")} - {"seconds/step"}
     stages = {
-        name.removeprefix("seconds/"): _mean(runs, lambda run, name=name: _sum(run, name))
+        name.removeprefix("seconds/"): _mean([_sum(run, name) for run in runs])
         for name in sorted(names)
     }
     rest = totals["seconds"] - sum(stages.values())
     if stages and math.isfinite(rest):
         stages["other"] = max(rest, 0.0)
-    peaks = [row.get("memory/peak_gib", math.nan) for run in runs for row in run.train.values()]
+    peaks = [float(row["memory/peak_gib"]) for row in rows if "memory/peak_gib" in row]
     return Cost(
         label=label,
         runs=len(runs),
         totals=totals,
-        used={o: _mean(runs, lambda run, o=o: _used(run, o)) for o in sorted(origins)},
+        used={origin: _mean([_used(run, origin) for run in runs]) for origin in origins},
         stages=stages,
-        memory=max((peak for peak in peaks if not math.isnan(peak)), default=math.nan),
+        memory=max(peaks, default=math.nan),
     )
 
 
@@ -114,9 +109,9 @@ def _used(run: RunRecord, origin: str) -> float:
     return sum(used(row).get(origin, 0.0) for row in run.train.values())
 
 
-def _mean(runs: Sequence[RunRecord], value: Callable[[RunRecord], float]) -> float:
-    each = [found for run in runs if not math.isnan(found := value(run))]
-    return sum(each) / len(each) if each else math.nan
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def budget_notices(found: Sequence[Cost], baseline: str, budget: str | None) -> list[str]:
@@ -149,5 +144,5 @@ def _differs(one: float, other: float) -> bool:
 
 def _times(one: float, other: float) -> str:
     if not other or not one:
-        return f"{one:,.0f} (it: {other:,.0f})"
+        return f"{one:,.0f} instead of {other:,.0f}"
     return f"{one / other:.2f}x"

@@ -278,7 +278,14 @@
       const cards = make("div", { class: "cards" });
       for (const method of item.methods) {
         const card = make("article", { class: "card" }, make("h3", {}, method.label, make("span", { class: "tag" }, ` seed ${method.seed}`)));
-        card.append(...method.answers.map(answerNode));
+        const [first, ...others] = method.answers.map(answerNode);
+        card.append(first);
+        if (others.length) {
+          const marks = method.answers.slice(1).map((a) => (right(a) ? "✓" : "✗")).join(" ");
+          const rest = make("details", {}, make("summary", {}, `${others.length} more: ${marks}`), ...others);
+          rest.open = node.dataset.open === "yes" && !narrow();
+          card.append(rest);
+        }
         cards.append(card);
       }
       place.append(question, cards);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from html import escape
 from importlib.resources import files
@@ -11,8 +11,8 @@ from typing import Any
 
 from didact.core.report import style, tables
 from didact.core.report.answers import Browser
+from didact.core.report.charts import charts
 from didact.core.report.comparison import Comparison
-from didact.core.report.scores import Score
 from didact.core.report.table import Table
 
 # Nothing may be fetched: a report that phones home would be a leak, and would not open offline.
@@ -54,8 +54,8 @@ def html_page(comparison: Comparison) -> str:
         f'<link rel=icon href="data:,"><title>{title}</title><style>{_asset("page.css")}</style>'
         f"</head><body><h1>{title}</h1>{_subtitle(comparison)}"
         f'<nav role=tablist aria-label="Parts of the report">{tabs}</nav>'
-        f"<noscript><p class=warn>Charts and the answer browser need scripts; all tables are "
-        f"below.</p></noscript><main>{bodies}</main>"
+        "<noscript><p class=warn>Charts and the browser of answers need scripts.</p></noscript>"
+        f"<main>{bodies}</main>"
         f'<script type="application/json" id=data>{_data(comparison)}</script>'
         f"<script>{_plotly()}</script><script>{_asset('page.js')}</script></body></html>\n"
     )
@@ -106,33 +106,6 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def charts(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """Data of the charts with intervals, by name."""
-    final = [score for score in comparison.final if score.benchmark == "all"]
-    out = {"final": _points("points", "", final, lambda score: score.metric)}
-    for key, scores in comparison.parts.items():
-        name = "base-model difficulty" if key == "bin" else key
-        out[f"by {key}"] = _points("points", name, scores, lambda s: s.part.partition("=")[2])
-    if comparison.passes:
-        out["pass"] = _points("lines", "k", comparison.passes, lambda s: int(s.metric[5:]))
-    return out
-
-
-def _points(kind: str, x: str, scores: Sequence[Score], category: Any) -> dict[str, Any]:
-    points = [
-        {
-            "label": score.label,
-            "category": category(score),
-            "y": round(100 * score.own.mean, 2),
-            "low": round(100 * score.own.low, 2),
-            "high": round(100 * score.own.high, 2),
-        }
-        for score in scores
-    ]
-    categories = list(dict.fromkeys(point["category"] for point in points))
-    return {"kind": kind, "x": x, "y": "%", "points": points, "categories": categories}
-
-
 def _figure(name: str, title: str, table: Table, said: str = "") -> str:
     """A chart with what it shows in words and its numbers as a table."""
     label = escape(f"Chart: {title}. {said} The numbers are in the table below.")
@@ -177,7 +150,7 @@ def _results(comparison: Comparison) -> str:
 
 def _curves(comparison: Comparison) -> str:
     found = comparison.curves
-    if not found.axes and not found.metrics:
+    if not found.metrics:
         return "<p class=muted>No run recorded any metric.</p>"
     axes = "".join(f"<option>{escape(axis)}</option>" for axis in found.axes or ("steps",))
     rest = "".join(f"<option>{escape(name)}</option>" for name in found.metrics[found.main :])
@@ -193,10 +166,9 @@ def _curves(comparison: Comparison) -> str:
         "<label class=row><input type=checkbox id=singles> single seeds</label></div>"
         f"<p class=note>{escape(' '.join(notes))}</p>"
         f"<div class='grid needs-script'>{''.join(map(_curve, found.metrics[: found.main]))}</div>"
-        f"<div class='{'needs-script' if rest else 'needs-script none'}'"
-        f"{'' if rest else ' hidden'}><h3>Another metric</h3><div class=controls>"
-        f"<label>metric<select id=more>{rest}</select></label></div>"
-        f"<figure data-free><div class=plot role=img></div><details></details></figure></div>"
+        f"<div class=needs-script{'' if rest else ' hidden'}><h3>Another metric</h3>"
+        f"<div class=controls><label>metric<select id=more>{rest}</select></label></div>"
+        "<figure data-free><div class=plot role=img></div><details></details></figure></div>"
         f"{last_values(comparison).html()}"
     )
 
@@ -270,8 +242,10 @@ def _browser(name: str, title: str, found: Browser) -> str:
         "critique": "with a critique",
     }
     options = "".join(f"<option value={key}>{text}</option>" for key, text in filters.items())
+    unfold = "yes" if name == "training" else "no"
     return (
-        f'<div data-browser="{name}"><h3>{title}</h3><p class=note>{escape(found.note)}</p>'
+        f'<div data-browser="{name}" data-open="{unfold}"><h3>{title}</h3>'
+        f"<p class=note>{escape(found.note)}</p>"
         f"<div class=controls><label>show<select class=filter>{options}</select></label>"
         "<label>search<input type=search></label>"
         "<label>question<select class=item></select></label>"

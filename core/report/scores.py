@@ -80,10 +80,9 @@ def pass_scores(evidence: Evidence) -> list[Score]:
     """Unbiased pass@k of every method at every k, with intervals."""
     if evidence.samples < 2:
         return []
+    every = np.arange(len(evidence.questions))
     return [
-        Score(
-            "pass", label, "all", "all", f"pass@{k}", estimate(evidence.values(label, f"pass@{k}"))
-        )
+        _score(evidence, "pass", label, label, f"pass@{k}", every)
         for label in evidence.labels
         for k in evidence.ks
     ]
@@ -106,7 +105,12 @@ def _score(
         theirs = evidence.values(baseline, metric)[:, columns]
         paired = evidence.seeds[label] == evidence.seeds[baseline]
         against = difference(mine, theirs, paired=paired, test=section == "final")
-    return Score(section, label, benchmark, part, metric, estimate(mine), against)
+    return Score(section, label, benchmark, part, metric, _share(estimate(mine)), against)
+
+
+def _share(found: Estimate) -> Estimate:
+    """The interval of a share ends at 0 and 1."""
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def _corrected(scores: Sequence[Score]) -> list[Score]:
@@ -134,13 +138,11 @@ def in_words(scores: Iterable[Score], baseline: str, metric: str) -> list[str]:
         span = f"95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}"
         if math.isnan(found.low):
             span = "no interval from one question"
-        said = {
-            "better": "is better than",
-            "worse": "is worse than",
-            "no difference shown": "shows no difference to",
-        }[score.verdict]
+        said = f"{score.label} is {score.verdict} than {baseline} in {metric}"
+        if score.verdict == "no difference shown":
+            said = f"no difference between {score.label} and {baseline} is shown in {metric}"
         p = f"corrected p = {shown_p(score.p_holm)}"
-        out.append(f"{score.label} {said} {baseline} in {metric}: {points} ({span}; {p}).")
+        out.append(f"{said[0].upper()}{said[1:]}: {points} ({span}; {p}).")
     return out
 
 

@@ -83,6 +83,6 @@ def amount(value: float) -> str:
     """A count or duration as people read it."""
     if math.isnan(value):
         return "—"
-    if value and abs(value) < 10:
+    if value and abs(value) < 9.995:
         return f"{value:.2f}"
     return f"{value:,.0f}"
