@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
 from didact.core.backends import engines, learning
-from didact.core.backends.forward import Readouts, Row
+from didact.core.backends.forward import Readouts, Row, unpacked
 from didact.core.backends.optim import NamedAdamW, OptimizerSpec
 from didact.core.batch import Batch
 from didact.core.errors import RecipeError, RunError, unknown
@@ -87,9 +87,8 @@ class DeepSpeedLearner:
         return float(self.engine.optimizer._global_grad_norm)
 
     def _forward(self, rows: Sequence[Row], live: Names, watched: Names) -> Mapping[str, Tensor]:
-        read = self.reader if self.engine is None else self.engine
-        out: Mapping[str, Tensor] = read(rows, live, watched)
-        return out
+        run = self.reader if self.engine is None else self.engine
+        return unpacked(run(rows, live, watched), live, watched)
 
     def scale_lr(self, factor: float) -> None:
         """Multiply every learning rate by this, on top of its schedule."""
@@ -232,6 +231,9 @@ def _engine(reader: Readouts, optimizer: NamedAdamW, settings: dict[str, Any]) -
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     deepspeed.utils.logger.setLevel("ERROR")
     deepspeed.init_distributed(backend, verbose=False)
+    if not reader.has_values and settings["zero_optimization"]["stage"] == 3:
+        head = reader.model.get_output_embeddings()
+        deepspeed.zero.register_external_parameter(reader, head.weight)
     return deepspeed.initialize(model=reader, optimizer=optimizer, config=settings)[0]
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from didact.core.backends.attention import NAME, Packing
 from didact.core.backends.models import ValueModel
 from didact.core.errors import RecipeError
 from didact.core.phase import READOUTS
+from didact.core.protocols import Names
 
 OF_LOGITS = READOUTS - {"values"}
 Row = tuple[Tensor, Tensor]
@@ -63,8 +65,8 @@ class Readouts(nn.Module):
         """The readouts this model has."""
         return frozenset({"values"}) if self.has_values else OF_LOGITS
 
-    def forward(
-        self, rows: Sequence[Row], live: frozenset[str], watched: frozenset[str] = frozenset()
+    def read(
+        self, rows: Sequence[Row], live: Names, watched: Names = frozenset()
     ) -> dict[str, Tensor]:
         """Read out.
 
@@ -75,6 +77,14 @@ class Readouts(nn.Module):
 
         Returns:
             Each readout by name, float32 [B, T], T the longest response; 0 on padding.
+        """
+        return unpacked(self(rows, live, watched), live, watched)
+
+    def forward(self, rows: Sequence[Row], live: Names, watched: Names = frozenset()) -> Tensor:
+        """What `read` unpacks, [B, T, number of readouts].
+
+        One tensor, because ZeRO-3 hooks every output that takes part in a backward pass, and ranks
+        whose losses read different columns would fall out of step.
         """
         names = sorted(live | watched)
         lacking = (live | watched) - self.offers
@@ -87,17 +97,10 @@ class Readouts(nn.Module):
         targets = torch.cat([response for _, response in rows]).to(self.device)
         flat = self._in_chunks(read, targets, names, watched - live)
         cells, width = _cells([len(response) for _, response in rows])
-        size = len(rows) * width
-        if not size:
-            return {name: read.sum() * read.new_zeros(len(rows), 0) for name in names}
-        cells = cells.to(self.device)
-        out = flat.new_zeros(size, len(names)).index_copy(0, cells, flat)
-        return {
-            name: out[:, at].view(len(rows), width)
-            if name in live
-            else out[:, at].detach().view(len(rows), width)
-            for at, name in enumerate(names)
-        }
+        if not width:
+            return hidden.sum() * hidden.new_zeros(len(rows), 0, len(names))
+        out = flat.new_zeros(len(rows) * width, len(names))
+        return out.index_copy(0, cells.to(self.device), flat).view(len(rows), width, len(names))
 
     def _hidden(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """Hidden states of all positions [N, H], and which of them are read, int64 [sum T]."""
@@ -122,7 +125,7 @@ class Readouts(nn.Module):
         return out.last_hidden_state.flatten(0, 1), torch.cat(reads).to(self.device)
 
     def _in_chunks(
-        self, hidden: Tensor, targets: Tensor, names: Sequence[str], watched: frozenset[str]
+        self, hidden: Tensor, targets: Tensor, names: Sequence[str], watched: Names
     ) -> Tensor:
         if self.has_values:
             values: Tensor = self.model.head(hidden).float()
@@ -142,10 +145,10 @@ class Readouts(nn.Module):
         return torch.cat(parts)
 
     def _of_logits(
-        self, hidden: Tensor, targets: Tensor, names: Sequence[str], watched: frozenset[str]
+        self, hidden: Tensor, targets: Tensor, names: Sequence[str], watched: Names
     ) -> Tensor:
         """Readouts of some tokens, float32 [n, len(names)]."""
-        logits = self.model.get_output_embeddings()(hidden)
+        logits = _logits(self.model, hidden)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.temperature != 1.0:
             logits = logits / self.temperature
@@ -159,6 +162,19 @@ class Readouts(nn.Module):
             ],
             -1,
         )
+
+
+def unpacked(out: Tensor, live: Names, watched: Names) -> dict[str, Tensor]:
+    """The columns of a forward pass by name; watched ones without gradient."""
+    columns = dict(zip(sorted(live | watched), out.unbind(-1), strict=True))
+    return {n: value if n in live else value.detach() for n, value in columns.items()}
+
+
+def _logits(model: Any, hidden: Tensor) -> Tensor:
+    """The output embedding as a function, so that chunks are no module calls (ZeRO-3 counts those,
+    and ranks have different numbers of chunks)."""
+    head = model.get_output_embeddings()
+    return linear(hidden, head.weight, head.bias)
 
 
 def readout(name: str, logits: Tensor, total: Tensor, targets: Tensor) -> Tensor:
@@ -202,7 +218,7 @@ def _check_head(model: Any, device: torch.device) -> None:
     ids = torch.arange(min(4, model.config.vocab_size), device=device)[None]
     theirs = model(ids, use_cache=False).logits.float()
     hidden = model.base_model(ids, use_cache=False).last_hidden_state
-    ours = model.get_output_embeddings()(hidden).float()
+    ours = _logits(model, hidden).float()
     if not torch.allclose(ours, theirs, atol=0.02 * float(theirs.abs().max()) + 1e-6, rtol=0.02):
         raise RecipeError(
             f"model type '{model.config.model_type}' transforms its logits after the output "

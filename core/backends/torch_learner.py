@@ -76,7 +76,9 @@ class TorchLearner:
 
     def freeze(self, rows: Sequence[Trajectory], columns: Names) -> Sequence[Trajectory]:
         """Attach readouts of the model as it is now, without gradient."""
-        return learning.frozen(rows, columns, self.reader, self.reader, self.max_tokens, self.world)
+        return learning.frozen(
+            rows, columns, self.reader.read, self.reader, self.max_tokens, self.world
+        )
 
     def update(
         self, batch: Batch, rule: UpdateRule, optimizer: str, step: int
@@ -92,7 +94,7 @@ class TorchLearner:
         try:
             tally = learning.backward(
                 [part for part in micro if len(part)],
-                self.reader,
+                self.reader.read,
                 rule.over(batch, step),
                 wanted,
                 self._backward,
