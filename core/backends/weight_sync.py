@@ -97,7 +97,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class ThroughFolder:
-    """For an engine in other processes of this machine: a file, in shared memory where there is one.
+    """For an engine in other processes of this machine: a file, in shared memory if there is any.
 
     Slower than CUDA IPC, and the only way for CPU engines in other processes.
     """
@@ -207,7 +207,7 @@ def cuda_offer(buffer: Tensor) -> dict[str, Any]:
     """A CUDA buffer's handle by the UUID of its GPU."""
     from torch.multiprocessing.reductions import reduce_tensor
 
-    _, arguments = reduce_tensor(buffer)
+    _, arguments = reduce_tensor(buffer)  # type: ignore[no-untyped-call]
     return {str(torch.cuda.get_device_properties(buffer.device).uuid): arguments}
 
 

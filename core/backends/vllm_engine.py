@@ -1,0 +1,262 @@
+"""Starting a vLLM engine, and its words for our settings; the only file that imports vllm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from didact.core.backends import weight_sync
+from didact.core.backends.engines import random_state, restore_random
+from didact.core.backends.models import ModelSpec, load_model
+from didact.core.backends.vllm_versions import NOT_INSTALLED, Versions
+from didact.core.errors import DidactError, RecipeError, RunError
+from didact.core.protocols import Sampling
+
+WORKER = "didact.core.backends.weight_sync.EngineSide"
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the learner's threads live in the same process
+}
+"""Variables of the environment, unless the user has set them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one engine; see `VllmGenerator`, which has them from the recipe.
+
+    Attributes:
+        ranks: processes of the run; with several, the launcher's processes are the engine's.
+    """
+
+    gpu_memory: float
+    kv_cache_gib: float | None
+    max_model_len: int | None
+    max_sequences: int
+    tensor_parallel: int
+    enforce_eager: bool
+    dtype: str
+    separate_process: bool
+    sleep: bool
+    ranks: int = 1
+
+    def check(self, config: Any) -> bool:
+        """Refuse what cannot start, before a minute is spent; whether the engine is on GPUs.
+
+        Raises:
+            RecipeError: a setting does not fit the model or the machine.
+            RunError: vLLM cannot be used here.
+        """
+        cuda = usable()
+        heads = config.get_text_config().num_attention_heads
+        asked = self.tensor_parallel
+        if heads % asked:
+            fits = [n for n in range(1, heads + 1) if heads % n == 0]
+            raise RecipeError(
+                f"generator.tensor_parallel: {asked} does not divide the model's {heads} attention "
+                f"heads; possible: {', '.join(map(str, fits))}."
+            )
+        here = torch.cuda.device_count()
+        if cuda and self.ranks == 1 and asked > here:
+            raise RecipeError(f"generator.tensor_parallel: {asked} GPUs are asked for, {here} here.")
+        if self.ranks > 1 and (asked > 1 or self.separate_process):
+            raise RecipeError(
+                "generator: with several processes each has an engine of its own inside; leave out "
+                "'tensor_parallel' and 'separate_process'."
+            )
+        _check_model(config, cuda)
+        return cuda
+
+
+@cache
+def usable() -> bool:
+    """Import vLLM; whether it computes on GPUs.
+
+    Raises:
+        RunError: it is not there, or it is built for GPUs and there is none.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        if (error.name or "").split(".")[0] == "vllm":
+            raise RunError(NOT_INSTALLED) from None
+        raise RunError(f"generator 'vllm': vLLM cannot be imported: {error}") from None
+    if current_platform.is_cpu():
+        return False
+    if not torch.cuda.is_available():
+        raise RunError(
+            f"generator 'vllm': vLLM for GPUs is installed, but torch {torch.__version__} (CUDA "
+            f"{torch.version.cuda}) finds no GPU; compare with the driver's CUDA version in "
+            f"`nvidia-smi`, or use `generator=hf`."
+        )
+    return True
+
+
+def described(spec: ModelSpec | None, model: nn.Module | None, tokenizer: Any) -> tuple[Any, Any]:
+    """A model's configuration, naming its architecture, and its end-of-sequence token ids."""
+    from transformers import AutoConfig, GenerationConfig
+
+    if model is None and spec is not None and spec.config is not None:
+        with torch.device("meta"):
+            model = load_model(spec, tokenizer, "meta")
+    if model is not None:
+        given: Any = model
+        config, settings = given.config, getattr(given, "generation_config", None)
+        config.architectures = config.architectures or [type(model).__name__]
+    elif spec is not None and spec.path is not None:
+        config = AutoConfig.from_pretrained(spec.path)
+        try:
+            settings = GenerationConfig.from_pretrained(spec.path)
+        except OSError:  # a checkpoint without generation settings
+            settings = None
+        config.dtype = getattr(torch, spec.dtype)
+    else:
+        raise RecipeError("generator 'vllm': needs a model's description or a model.")
+    ends = getattr(settings, "eos_token_id", None)
+    return config, ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def _check_model(config: Any, cuda: bool) -> None:
+    from vllm import ModelRegistry
+
+    names = list(config.architectures or ())
+    known = set(ModelRegistry.get_supported_archs())
+    if not known & set(names):
+        raise RecipeError(
+            f"generator 'vllm': vLLM has no implementation of {', '.join(names) or 'this model'}; "
+            f"use `generator=hf`."
+        )
+    if not cuda:
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        text = config.get_text_config()
+        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        sizes = CPUAttentionBackend.get_supported_head_sizes()
+        if size not in sizes:
+            raise RecipeError(
+                f"generator 'vllm': on a CPU vLLM has no attention for heads of {size}; it has "
+                f"{', '.join(map(str, sizes))}. Use `generator=hf` or another head_dim."
+            )
+
+
+def start(folder: Path, settings: Settings, transport: weight_sync.Transport) -> Any:
+    """An engine on a folder with a configuration; its weights are still to come.
+
+    The random state of this process is left as it was.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if settings.separate_process else "0"
+    if transport == "ipc":
+        os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # handles to our own child process
+    if not usable():
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(settings.kv_cache_gib or 1)))
+    before = random_state()
+    try:
+        from vllm import LLM
+
+        return LLM(str(folder), **_arguments(settings, transport))
+    except DidactError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"generator 'vllm': the engine did not start: {_last_line(error)} If it is memory, "
+            f"lower generator.max_model_len or change generator.gpu_memory "
+            f"({settings.gpu_memory:g}); VLLM_LOGGING_LEVEL=INFO shows what it did."
+        ) from error
+    finally:
+        restore_random(before)
+
+
+def _arguments(settings: Settings, transport: weight_sync.Transport) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "load_format": "dummy",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "logprobs_mode": "processed_logprobs",
+        "enable_prefix_caching": True,
+        "worker_extension_cls": WORKER,
+        "dtype": settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_sequences,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "enforce_eager": settings.enforce_eager or not usable(),
+        "seed": 0,
+    }
+    if usable():
+        given |= {
+            "gpu_memory_utilization": settings.gpu_memory,
+            "enable_sleep_mode": settings.sleep,
+        }
+        if settings.kv_cache_gib is not None:
+            given["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
+    if settings.ranks > 1:
+        given["distributed_executor_backend"] = "external_launcher"
+    if transport == "ipc":
+        given["weight_transfer_config"] = {"backend": "ipc"}
+    return given
+
+
+def pushes(
+    engine: Any,
+    versions: Versions,
+    transport: weight_sync.Transport,
+    dtype: torch.dtype,
+    bucket: int,
+    in_process: bool,
+) -> weight_sync.Push:
+    """The way of weights into an engine."""
+    if transport == "memory":
+        return weight_sync.InMemory(engine)
+    if transport == "folder":
+        return weight_sync.ThroughFolder(engine)
+    ipc = weight_sync.PackedIpc(
+        engine,
+        versions,
+        torch.device("cuda", torch.cuda.current_device()),
+        dtype,
+        sender=True,
+        offer=weight_sync.cuda_offer,
+        gather=lambda own: own,
+        barrier=lambda: None,
+        encode=weight_sync.plain_handles if in_process else weight_sync.pickled_handles,
+        bucket=bucket,
+    )
+    ipc.open()
+    return ipc
+
+
+def sampling_params(sampling: Sampling, ends: Sequence[int], seed: int | None) -> Any:
+    """vLLM's words for how to sample: one log-probability per token, no text, few stop ids."""
+    from vllm import SamplingParams
+
+    greedy = sampling.temperature == 0
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=1.0 if greedy else sampling.top_p,
+        top_k=0 if greedy else sampling.top_k,
+        seed=None if greedy else seed,
+        stop_token_ids=list(ends),
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+    )
+
+
+def sampled_logprobs(output: Any) -> list[float]:
+    """The log-probability of every sampled token; the engine may add the most probable one's."""
+    kept = output.logprobs
+    return [kept.logprobs[at] for at in kept.start_indices]
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip().rstrip('.') if lines else 'no message'}."

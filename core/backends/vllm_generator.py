@@ -1,0 +1,204 @@
+"""The generator on vLLM 0.26 to 0.32: token ids in, token ids out, on GPUs or on a CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from didact.core.backends import vllm_engine, vllm_versions, weight_sync
+from didact.core.backends.models import ModelSpec
+from didact.core.backends.probe import Probe, differing, said
+from didact.core.errors import RunError
+from didact.core.protocols import Learner, Request, Sample, Sampling, World
+from didact.core.world import Alone
+
+THRESHOLDS = {torch.float32: 1e-4, torch.bfloat16: 0.03}
+"""Of the probe, in nats: two correct engines differ by 1e-6 in float32 and 0.005 in bfloat16."""
+
+
+class VllmGenerator:
+    """Samples from a vLLM engine that takes over the learner's weights after every step.
+
+    The engine starts from a configuration alone, without weights; `resume` brings them. A request
+    is sampled with its own seed, and its log-probabilities are those of the distribution drawn
+    from. Prompts that come n times are read once (prefix caching). No text is made.
+
+    Args:
+        tokenizer: its end-of-sequence token ends a response, as do those of the model's generation
+            settings.
+        learner: whose weights are served; an engine that slept asks it for them again.
+        spec: which model; or `model`, a module whose configuration says so.
+        temperature: of the learner's readouts, for the probe.
+        world: the processes of the run; each has an engine of its own.
+        gpu_memory: share of a GPU's memory for the engine, weights and cache together.
+        kv_cache_gib: size of the key-value cache; None: what `gpu_memory` leaves, 1 on a CPU.
+        max_model_len: longest prompt and response together, in tokens; None: what the model can.
+        max_sequences: most sequences decoded at once.
+        tensor_parallel: GPUs of one engine; must divide the number of attention heads.
+        enforce_eager: no CUDA graphs and no compilation: starts sooner, decodes slower.
+        dtype: of the engine's weights; None: the model's.
+        separate_process: run the engine in a process of its own.
+        sleep: free the engine's GPU memory between `rest` and the next use (no effect on a CPU).
+        sync: how weights travel: "reload" in this process or through a file, "ipc" by CUDA IPC
+            (written to vLLM's interface, not run on a GPU), "auto": in this process if the engine
+            is, else "ipc" on GPUs.
+        bucket_mib: size of a packed chunk of "ipc".
+        seeded: give every request a seed of its own. Without, vLLM draws from one generator: faster
+            on GPUs with many requests, but samples then depend on what is batched together.
+        probe: after each sync compare log-probabilities with the learner's and stop above this many
+            nats; "auto": 1e-4 in float32, 0.03 in bfloat16; None: do not compare.
+        tensors: compare every tensor after each sync too, not only when the probe fails.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        learner: Learner,
+        spec: ModelSpec | None = None,
+        model: nn.Module | None = None,
+        temperature: float = 1.0,
+        world: World | None = None,
+        *,
+        gpu_memory: float = 0.4,
+        kv_cache_gib: float | None = None,
+        max_model_len: int | None = None,
+        max_sequences: int = 256,
+        tensor_parallel: int = 1,
+        enforce_eager: bool = False,
+        dtype: Literal["float32", "bfloat16"] | None = None,
+        separate_process: bool = False,
+        sleep: bool = False,
+        sync: Literal["auto", "reload", "ipc"] = "auto",
+        bucket_mib: int = 256,
+        seeded: bool = True,
+        probe: float | Literal["auto"] | None = "auto",
+        tensors: bool = False,
+    ) -> None:
+        self.versions = vllm_versions.installed()
+        self.learner = learner
+        self.world: World = world or Alone()
+        self.seeded, self.tensors = seeded, tensors
+        config, more_ends = vllm_engine.described(spec, model, tokenizer)
+        chosen = dtype or str(config.dtype or torch.float32).removeprefix("torch.")
+        self.dtype: torch.dtype = getattr(torch, chosen)
+        self.ends = sorted({tokenizer.eos_token_id, *more_ends})
+        self.settings = vllm_engine.Settings(
+            gpu_memory=gpu_memory,
+            kv_cache_gib=kv_cache_gib,
+            max_model_len=max_model_len,
+            max_sequences=max_sequences,
+            tensor_parallel=tensor_parallel,
+            enforce_eager=enforce_eager,
+            dtype=chosen,
+            separate_process=separate_process,
+            sleep=sleep,
+            ranks=self.world.size,
+        )
+        cuda = self.settings.check(config)
+        in_process = not separate_process and (tensor_parallel == 1)
+        transport = weight_sync.choose(sync, in_process=in_process, cuda=cuda)
+        self.folder = tempfile.TemporaryDirectory(prefix="didact-engine-")
+        config.save_pretrained(self.folder.name)
+        self.engine = vllm_engine.start(Path(self.folder.name), self.settings, transport)
+        self.longest: int = self.engine.llm_engine.model_config.max_model_len
+        self.push = vllm_engine.pushes(
+            self.engine, self.versions, transport, self.dtype, bucket_mib * 2**20, in_process
+        )
+        limit = THRESHOLDS[self.dtype] if probe == "auto" else probe
+        vocabulary = min(len(tokenizer), config.get_text_config().vocab_size)
+        self.probe = None if limit is None else Probe(vocabulary, temperature, float(limit))
+        self.gap: float | None = None
+        self.count = 0
+        self.asleep = False
+        self.sleeps = sleep and cuda
+
+    @property
+    def version(self) -> int:
+        """Number of weight syncs so far."""
+        return self.count
+
+    def sync(self, learner: Learner) -> None:
+        """Take over the learner's weights; the version goes up by one."""
+        self.resume(learner, self.count + 1)
+
+    def resume(self, learner: Learner, version: int) -> None:
+        """Take over the learner's weights as those of a given version, and probe them.
+
+        Raises:
+            RunError: the engine then gives other log-probabilities than the learner.
+        """
+        self.learner = learner
+        self._load(version)
+        self.count = version
+        if self.probe is not None:
+            self.gap = self.probe.gap(self.generate, learner, self.world)
+            self.probe.check(self.gap, version, lambda: said(*self._compared()))
+        if self.tensors:
+            apart, unknown = self._compared()
+            if apart:
+                raise RunError(f"sync {version}: {said(apart, unknown)}")
+
+    def rest(self) -> None:
+        """Until the next use, leave the GPU's memory to the learner (with `sleep`)."""
+        if self.sleeps and not self.asleep:
+            self.engine.sleep(level=2)
+            self.asleep = True
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Sequence[Sample]:
+        """Continue every request; results in the order of the requests.
+
+        Raises:
+            RunError: a context and the longest response do not fit into `max_model_len`.
+        """
+        if not requests:
+            return []
+        if self.asleep:
+            self._load(self.count)
+        widest = max(len(request.context) for request in requests)
+        if widest + sampling.max_tokens > self.longest:
+            raise RunError(
+                f"generator 'vllm': a prompt of {widest} tokens and a response of up to "
+                f"{sampling.max_tokens} exceed its max_model_len of {self.longest}; raise "
+                f"generator.max_model_len or lower sampling.max_tokens."
+            )
+        prompts = [{"prompt_token_ids": request.context.tolist()} for request in requests]
+        params = [
+            vllm_engine.sampling_params(sampling, self.ends, request.seed if self.seeded else None)
+            for request in requests
+        ]
+        outputs = self.engine.generate(prompts, params, use_tqdm=False)
+        return [self._sample(output.outputs[0]) for output in outputs]
+
+    def _sample(self, output: Any) -> Sample:
+        tokens = torch.tensor(list(output.token_ids), dtype=torch.int64)
+        logprobs = torch.tensor(vllm_engine.sampled_logprobs(output), dtype=torch.float32)
+        if output.finish_reason not in ("stop", "length") or len(logprobs) != len(tokens):
+            raise RunError(
+                f"generator 'vllm': a request ended as '{output.finish_reason}' with {len(tokens)} "
+                f"tokens and {len(logprobs)} log-probabilities."
+            )
+        ended = len(tokens) > 0 and int(tokens[-1]) in self.ends
+        return Sample(tokens, logprobs, truncated=not ended, version=self.count)
+
+    def _load(self, version: int) -> None:
+        """Weights first, then the cache: so both never lie beside the old weights."""
+        if self.asleep:
+            self.versions.wake(self.engine, ["weights"])
+        self.push(self.learner.weights(), f"{version}")
+        if self.asleep:
+            self.versions.wake(self.engine, ["kv_cache"])
+            self.asleep = False
+        self.versions.forget_prefixes(self.engine)
+
+    def _compared(self) -> tuple[list[str], list[str]]:
+        """The learner's tensors which the engine holds otherwise, and those it cannot compare."""
+        if self.settings.tensor_parallel > 1:
+            return [], [name for name, _ in self.learner.weights()]
+        theirs = self.engine.collective_rpc("didact_products")[0]
+        fused = self.engine.collective_rpc("didact_fused")[0]
+        return differing(theirs, self.learner.weights(), fused, self.dtype)

