@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from didact.core.errors import RecipeError, unknown
+from didact.plugins.recipes import recipe_files
 
 PACKAGED = Path(__file__).parent
 Spot = tuple[str | int, ...]
@@ -105,19 +106,30 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> Document:
 
 
 def packaged() -> list[str]:
-    """Names of the recipes that come with didact."""
-    found = (path.stem for path in PACKAGED.glob("*.yaml"))
-    return sorted(name for name in found if not name.endswith(".compare"))
+    """Names of the recipes that come with didact, then those of plug-ins as `plug-in/name`."""
+    own, others = (path.stem for path in PACKAGED.glob("*.yaml")), recipe_files()
+    every = [*sorted(own), *sorted(others)]
+    return [name for name in every if not name.endswith(".compare")]
 
 
 def locate(source: str | Path, beside: Path | None = None) -> Path:
-    """The file of a recipe: a path, or the name of a packaged one."""
+    """The file of a recipe: a path, or the name of a packaged one or of a plug-in's.
+
+    Raises:
+        RecipeError: there is none, or a plug-in's recipe is called as another.
+    """
     path = Path(source)
     for candidate in ([beside / path] if beside else []) + [path]:
         if candidate.is_file():
             return candidate
-    if path.suffix not in (".yaml", ".yml") and (PACKAGED / f"{source}.yaml").is_file():
-        return PACKAGED / f"{source}.yaml"
+    if path.suffix not in (".yaml", ".yml"):
+        own = {f"didact/{path.stem}": path for path in PACKAGED.glob("*.yaml")}
+        every = own | dict(recipe_files())
+        found = [name for name in every if str(source) in (name, name.partition("/")[2])]
+        if len(found) > 1:
+            raise RecipeError(f"recipe '{source}' is ambiguous; say {' or '.join(found)}.")
+        if found:
+            return every[found[0]]
     if path.suffix in (".yaml", ".yml") or "/" in str(source):
         raise RecipeError(f"{source}: no such file.")
     raise RecipeError(unknown("recipe", str(source), packaged()))

@@ -44,13 +44,15 @@ class Entry:
 
     Attributes:
         factory: a class to construct, or a function to bind settings to.
-        origin: the plug-in that registered it.
+        origin: the plug-in that registered it, by its entry-point name.
+        package: the distribution the plug-in came in; "" if it was not installed.
     """
 
     kind: str
     name: str
     factory: Callable[..., Any]
     origin: str
+    package: str = ""
 
     @cached_property
     def params(self) -> type[BaseModel]:
@@ -65,14 +67,44 @@ class Entry:
         return (inspect.getdoc(self.factory) or "").split("\n")[0]
 
 
+@dataclass(frozen=True)
+class Plugin:
+    """An installed plug-in, and how loading it went.
+
+    Attributes:
+        name: of its entry point.
+        module: what the entry point names.
+        package, version: the distribution it came in.
+        api: the plug-in API it declares; "" if it declares none.
+        seconds: its import took.
+        problem: why it could not be loaded, in a line; "" if it could.
+        trace: the traceback of that, without frames of ours.
+    """
+
+    name: str
+    module: str
+    package: str
+    version: str
+    api: str = ""
+    seconds: float = 0.0
+    problem: str = ""
+    trace: str = ""
+
+
 class Registry:
-    """A two-level table: kind, then name. A part is also found as `plug-in/name`."""
+    """A two-level table: kind, then name. A part is also found as `plug-in/name`.
+
+    Attributes:
+        plugins: the installed plug-ins by name, broken ones included.
+    """
 
     def __init__(self) -> None:
         self._tables: dict[str, dict[str, Entry]] = {kind: {} for kind in HOOKS}
-        self.broken: dict[str, str] = {}
+        self.plugins: dict[str, Plugin] = {}
 
-    def register(self, kind: str, name: str, factory: Callable[..., Any], origin: str) -> None:
+    def register(
+        self, kind: str, name: str, factory: Callable[..., Any], origin: str, package: str = ""
+    ) -> None:
         """Add a part.
 
         Raises:
@@ -86,22 +118,32 @@ class Registry:
                 f"{kind} '{name}' is registered twice: by '{table[name].origin}' and '{origin}'. "
                 f"Rename one of them, e.g. '{origin}/{name}'."
             )
-        table[name] = Entry(kind, name, factory, origin)
+        table[name] = Entry(kind, name, factory, origin, package)
 
     def get(self, kind: str, name: str) -> Entry:
-        """Find a part by `name` or `plug-in/name`.
+        """Find a part by `name`, `plug-in/name` or `package/name`.
 
         Raises:
-            RecipeError: there is none; says the nearest, what exists, and which plug-ins failed.
+            RecipeError: there is none; says the nearest, what exists, and how plug-ins that may
+                have had it failed, with their tracebacks.
         """
         table = self._tables[kind]
         if name in table:
             return table[name]
-        origin, _, bare = name.rpartition("/")
-        if bare in table and table[bare].origin == origin:
+        owner, _, bare = name.rpartition("/")
+        if bare in table and owner in (table[bare].origin, table[bare].package):
             return table[bare]
-        broken = "".join(f"\n  plug-in '{who}' failed: {why}" for who, why in self.broken.items())
-        raise RecipeError(unknown(kind, name, table) + broken)
+        raise RecipeError(unknown(kind, name, table) + self._failures(owner))
+
+    def _failures(self, owner: str) -> str:
+        """The tracebacks of broken plug-ins; only of one, if a name is addressed to it."""
+        broken = [plugin for plugin in self.plugins.values() if plugin.problem]
+        meant = [plugin for plugin in broken if owner in (plugin.name, plugin.package)]
+        return "".join(
+            f"\n  plug-in '{p.name}' of '{p.package}' failed: {p.problem}"
+            + "".join(f"\n    {line}" for line in p.trace.splitlines())
+            for p in meant or broken
+        )
 
     def names(self, kind: str) -> list[str]:
         return sorted(self._tables[kind])
