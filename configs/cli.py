@@ -68,11 +68,38 @@ def plan(recipe: Source, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def demo() -> None:
-    """Compare GRPO, SFT and ReLIFT on a tiny model: a few minutes on two CPU cores."""
-    from didact.configs.quickstart import run_quickstart
+def compare(
+    comparison: Annotated[
+        str, typer.Argument(help="A comparison file, or the name of a packaged one.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of cells and report. Default: runs/NAME.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this method; may be given again.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells that run at once.")] = 1,
+    seeds: Annotated[str, typer.Option(help="Instead of the file's, e.g. 0,1,2.")] = "",
+    dry_run: Annotated[bool, typer.Option(help="List the cells, run nothing.")] = False,
+) -> None:
+    """Run methods x seeds side by side and write one report; continues where it was interrupted."""
+    from didact.configs.compare import run_comparison
 
-    run_quickstart(seeds=[0])
+    numbers = [int(seed) for seed in seeds.split(",") if seed]
+    folder = out or Path("runs") / Path(comparison).name.split(".")[0]
+    report = run_comparison(
+        comparison, folder, only=only or (), jobs=jobs, seeds=numbers, dry_run=dry_run
+    )
+    if report is not None:
+        typer.echo(f"report: {report}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of runs and report.")] = Path("runs/quickstart"),
+) -> None:
+    """Compare GRPO, SFT and ReLIFT on a tiny model: a few minutes on two CPU cores."""
+    compare("quickstart", out=out, only=None, jobs=1, seeds="", dry_run=False)
 
 
 @recipes.command("show")

@@ -21,7 +21,7 @@ from didact.core.folder import RunFolder
 from didact.plugins.manager import load
 
 
-def compare(
+def run_comparison(
     source: str,
     out: Path,
     *,

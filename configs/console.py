@@ -117,7 +117,8 @@ def _brief(metrics: Mapping[str, Any]) -> str:
         (name.replace("/policy", ""), value)
         for name, value in metrics.items()
         if (name.startswith(("reward/", "success/")) and name.count("/") == 1)
-        or name.endswith(("/loss", "/grad_norm", "/entropy"))
+        or name == "entropy/sampled"
+        or name.endswith(("/loss", "/grad_norm"))
     ]
     return "  ".join(f"{name} {value:.3g}" for name, value in wanted if name != "reward/failed")
 

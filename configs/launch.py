@@ -8,7 +8,6 @@ import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from didact.configs.assemble import assemble
 from didact.configs.build import Builder
@@ -46,6 +45,9 @@ def train_recipe(
     folder = RunFolder(out or Path("runs") / f"{document.name}-{recipe.seed}")
     console = console or Console(quiet=quiet or worlds.current().rank > 0)
     folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
+    if resume and folder.final.exists():
+        console.say(f"{folder.path}: finished already")
+        return "done"
     try:
         policy = policy_of(recipe, None, registry, console)
         opened = open_recipe(recipe, parts, registry, policy)
@@ -121,25 +123,14 @@ def make_base(source: str, seed: int, registry: Registry, console: Console) -> P
 
 
 def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) -> Session:
-    recipe, run = opened.recipe, opened.run
-    observers: list[Any] = []
-    if run.world.rank == 0:
-        builder = Builder(opened.registry)
-        observers = [
-            builder.part(spec, f"observers.{at}", folder=folder.path, steps=recipe.steps)
-            for at, spec in enumerate(recipe.observers)
-        ]
-        observers.append(console.watching(recipe.steps))
-        _write_manifest(folder, opened)
-    stop = recipe.stop
+    recipe, stop = opened.recipe, opened.recipe.stop
     session = Session(
-        run=run,
+        run=opened.run,
         experience=opened.parts.experience,
         phases=opened.parts.phases,
         steps=recipe.steps,
         folder=folder,
         parts=opened.parts.stateful,
-        observers=observers,
         evaluation=opened.evaluation,
         stop=Stop(stop.metric, stop.at_least, stop.cooldown, stop.after) if stop else None,
         save_every=recipe.checkpoint.every,
@@ -148,6 +139,16 @@ def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) 
     )
     if resume:
         session.resume()
+    if opened.run.world.rank == 0:
+        builder = Builder(opened.registry)
+        session.observers = [
+            *(
+                builder.part(spec, f"observers.{at}", folder=folder.path, steps=recipe.steps)
+                for at, spec in enumerate(recipe.observers)
+            ),
+            console.watching(recipe.steps),
+        ]
+        _write_manifest(folder, opened)
     return session
 
 

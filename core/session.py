@@ -202,7 +202,10 @@ class Session:
         done = self.last
         if self.evaluation is not None:
             self.evaluate(done, final=True)
-        self.run.learners["policy"].save(self.folder.final)
+        partial = self.folder.final.with_name("final.partial")
+        self.run.learners["policy"].save(partial)
+        if self.run.world.rank == 0:
+            partial.rename(self.folder.final)
 
 
 @contextmanager

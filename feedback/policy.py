@@ -155,7 +155,8 @@ def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -
     """One sample per request, in order; every rank generates a stripe of them.
 
     All ranks call their generator even for an empty stripe, because a sharded one works together.
-    Adds the sampled tokens to `run.metrics["tokens/generated"]`.
+    Adds the sampled tokens to `run.metrics["tokens/generated"]`; `entropy/sampled` is the mean of
+    minus their log-probabilities, an unbiased estimate of the entropy of what was sampled from.
     """
     if model not in run.generators:
         raise RecipeError(f"rollout: {unknown('model to sample from', model, run.generators)}")
@@ -163,8 +164,12 @@ def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -
     if not requests:
         return []
     samples = run.world.map(lambda stripe: generator.generate(stripe, sampling), requests)
+    before = run.metrics.get("tokens/generated", 0.0)
     tokens = float(sum(len(sample.tokens) for sample in samples))
-    run.metrics["tokens/generated"] = run.metrics.get("tokens/generated", 0.0) + tokens
+    surprise = -float(sum(sample.logprobs.double().sum() for sample in samples))
+    mean = run.metrics.get("entropy/sampled", 0.0)
+    run.metrics["tokens/generated"] = before + tokens
+    run.metrics["entropy/sampled"] = (mean * before + surprise) / max(before + tokens, 1.0)
     return samples
 
 

@@ -25,7 +25,7 @@ from didact.algorithms import (
     weights,
 )
 from didact.core import annotate, observers, score, stages
-from didact.core.backends import hf_generator, torch_learner
+from didact.core.backends import deepspeed_learner, hf_generator, torch_learner
 from didact.feedback import (
     buffers,
     critics,
@@ -40,7 +40,7 @@ from didact.feedback import (
 from didact.feedback.tasks import arithmetic, compositions, countdown, files, gym, letters, mixture
 from didact.plugins.hookspecs import hookimpl
 from didact.plugins.registry import Register
-from didact.rewards import procedural
+from didact.rewards import format, length, match, math_verify, procedural, repetition
 from didact.rewards.each import each
 
 
@@ -79,6 +79,19 @@ def register_environments(register: Register) -> None:
 @hookimpl
 def register_rewards(register: Register) -> None:
     for verifier in (
+        match.exact_match,
+        match.numeric_match,
+        match.choice_match,
+        format.thinks_first,
+        format.tagged_format,
+        format.tag_share,
+        format.block_present,
+        format.boxed_present,
+        format.full_match,
+        length.overlong,
+        length.linear_length,
+        length.cosine_length,
+        repetition.repetition,
         procedural.letters_answer,
         procedural.arithmetic_answer,
         procedural.countdown_answer,
@@ -88,6 +101,8 @@ def register_rewards(register: Register) -> None:
         gym.gym_answer,
     ):
         register(verifier.__name__, each(verifier))
+    register("kimi_length", length.kimi_length)
+    register("math_verify", math_verify.MathVerify)
 
 
 @hookimpl
@@ -251,6 +266,7 @@ def register_generators(register: Register) -> None:
 @hookimpl
 def register_learners(register: Register) -> None:
     register("torch", torch_learner.TorchLearner)
+    register("deepspeed", deepspeed_learner.DeepSpeedLearner)
 
 
 @hookimpl

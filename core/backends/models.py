@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,7 +107,11 @@ def load_tokenizer(spec: ModelSpec) -> Any:
 def load_model(spec: ModelSpec, tokenizer: Any, device: torch.device | str = "cpu") -> nn.Module:
     """The model in evaluation mode, without dropout, on one device."""
     from transformers import AutoModel, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed searches, and warns
     dtype = getattr(torch, spec.dtype)
     name = attention.register() if spec.attention == "packed" else spec.attention
     auto = AutoModel if spec.kind == "value" else AutoModelForCausalLM

@@ -1,0 +1,127 @@
+"""Runs: resuming is exact, a seed decides everything, signals leave a state behind."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from didact.core.errors import RecipeError, RunError
+
+LEARNS = ("rewards={correct: letters_answer, short: {use: linear_length, per: 100, weight: 0.1}}",)
+
+
+def parameters(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "final" / "model.safetensors")
+
+
+def rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(row: dict) -> dict:
+    return {k: v for k, v in row.items() if "seconds" not in k}
+
+
+def assert_same_model(one: Path, two: Path) -> None:
+    first, second = parameters(one), parameters(two)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+RELIFT = ("steps=4", "phases.sft.when.at_least=4", "phases.sft.draw=4", *LEARNS)
+
+
+def test_two_and_two_steps_equal_four_bitwise(run):
+    whole = run("relift", *RELIFT, folder="whole")
+    halves = ("checkpoint.every=2", "checkpoint.keep=9")
+    first = run("relift", *RELIFT, *halves, folder="halves")
+    # take the run back to its state after two steps, as if it had been killed then
+    shutil.rmtree(first / "final")
+    run("relift", *RELIFT, *halves, folder="halves", resume=True)
+    assert_same_model(whole, first)
+    assert [timeless(r) for r in rows(whole)] == [timeless(r) for r in rows(first)]
+
+
+def test_the_test_above_would_notice_a_lost_optimizer_state(run, tmp_path, monkeypatch):
+    from didact.core.backends.optim import NamedAdamW
+
+    whole = run("relift", *RELIFT, folder="whole")
+    run("relift", *RELIFT, "checkpoint.every=2", folder="halves")
+    monkeypatch.setattr(NamedAdamW, "restore", lambda self, params, state: None)
+    shutil.rmtree(tmp_path / "halves" / "final")
+    halves = run("relift", *RELIFT, "checkpoint.every=2", folder="halves", resume=True)
+    assert any(not torch.equal(a, parameters(halves)[n]) for n, a in parameters(whole).items())
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(run):
+    one = run("relift", *RELIFT, folder="one")
+    same = run("relift", *RELIFT, folder="same")
+    other = run("relift", *RELIFT, "seed=1", folder="other")
+    assert_same_model(one, same)
+    assert [timeless(r) for r in rows(one)] == [timeless(r) for r in rows(same)]
+    assert any(not torch.equal(a, parameters(other)[n]) for n, a in parameters(one).items())
+
+
+def test_a_half_written_state_is_never_picked_up(run):
+    folder = run("grpo", "steps=4", "checkpoint.every=2", *LEARNS)
+    partial = folder / "checkpoints" / "step-000003.partial"
+    partial.mkdir()
+    (partial / "rank-0.pt").write_bytes(b"half")
+    shutil.rmtree(folder / "final")
+    run("grpo", "steps=4", "checkpoint.every=2", *LEARNS, resume=True)
+    assert [row["step"] for row in rows(folder)] == [1, 2, 3, 4]
+
+
+def test_a_folder_in_use_is_not_overwritten_and_another_recipe_not_resumed(run):
+    run("grpo", "steps=1", *LEARNS)
+    with pytest.raises(RunError, match="holds a run already"):
+        run("grpo", "steps=1", *LEARNS)
+    with pytest.raises(RunError, match="was started with another recipe"):
+        run("grpo", "steps=2", *LEARNS, resume=True)
+
+
+def test_the_final_model_loads_with_transformers(run):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = run("sft", "steps=1")
+    model = AutoModelForCausalLM.from_pretrained(folder / "final")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "final")
+    ids = tokenizer("RL:abcde\n", return_tensors="pt").input_ids
+    assert model(ids).logits.shape[-1] == len(tokenizer)
+
+
+def test_a_recipe_without_anything_to_train_says_so(run):
+    with pytest.raises(RecipeError, match="nothing to train"):
+        run("letters")
+
+
+def test_a_budget_ends_the_run_with_the_step_that_reaches_it(run):
+    folder = run("sft", "steps=50", "budget.demonstrations=10")
+    assert [row["spent/demonstrations"] for row in rows(folder)] == [4, 8, 12]
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_state_and_exits_cleanly(tmp_path, kind):
+    from conftest import TINY  # the same overrides, on the command line
+
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", "from didact.configs.cli import main; main()"]
+    arguments = ["train", "sft", *TINY, "steps=100000", "--out", str(out)]
+    process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
+    metrics = out / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(kind)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    (state,) = (out / "checkpoints").iterdir()
+    assert int(state.name.removeprefix("step-")) == len(rows(out))
