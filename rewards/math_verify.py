@@ -30,7 +30,8 @@ class MathVerify:
     long, an exception, a worker that crashes.
 
     ReLIFT's released reward (math_verify_reward.py, version 3) is
-    `extract: whole, require: think, compare: math_verify`.
+    `extract: whole, require: think, compare: math_verify`, apart from powers of ten, the guard on
+    tiny numbers, and that of an unmarked text only the last 20,000 characters are read.
 
     Attributes:
         workers: grading processes, on every rank; they start at the first call.

@@ -91,15 +91,21 @@ def grade(text: str, golds: Sequence[str], extract: Any, compare: str) -> bool:
         return False
     if compare == "either" and said and any(_same_spelling(gold, said) for gold in golds):
         return True
-    readings = _unmarked(text) if said is None or extract == "whole" else [_boxed(said)]
+    if said is not None and extract != "whole":
+        readings = [_boxed(said)]
+    else:
+        readings = _unmarked(text, bare=compare == "either")
     parsed = [_parse(reading) for reading in readings]
     return any(_equal(gold, one) for one in parsed for gold in golds)
 
 
-def _unmarked(text: str) -> list[str]:
-    """How math-verify gets a response that marks no answer: the end of it, and boxed if short."""
+def _unmarked(text: str, *, bare: bool) -> list[str]:
+    """What math-verify reads of a response that marks no answer: its end.
+
+    And, if the text may be a `bare` answer and is short, the same as if it were boxed.
+    """
     end = power_notation(text[-TAIL:])
-    short = len(text) <= SHORT and "\n" not in text.strip() and "\\boxed" not in text
+    short = bare and len(text) <= SHORT and "\n" not in text.strip() and "\\boxed" not in text
     return [end, _boxed(text)] if short else [end]
 
 

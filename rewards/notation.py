@@ -46,12 +46,13 @@ class Number:
 def read_number(text: str) -> Number | None:
     r"""The number a text is, exactly; None if it is anything else.
 
-    Signs, thousands commas, decimals, a currency sign in front, a percent sign behind, `a/b`,
-    `\frac{a}{b}`, mixed numbers (`1\frac{1}{2}`, `1 1/2`), `1e-8`, `3 \times 10^{8}`.
+    Text style and parentheses around it, signs, thousands commas, decimals, a currency sign in
+    front, a percent sign behind, `a/b`, `\frac{a}{b}`, mixed numbers (`1\frac{1}{2}`, `1 1/2`), `1e-8`, `3 \times 10^{8}`.
     """
-    text = text.strip().strip("$").strip()
-    if not text or len(text) > LONGEST:
+    if len(text) > LONGEST:
         return None
+    text = WORDY.sub(r"\1", text).strip().strip("$").strip()
+    text = re.sub(r"^\((.*)\)$", r"\1", text).strip()
     text = text.replace("\N{MINUS SIGN}", "-").replace("{,}", ",").rstrip(".")
     text = re.sub(r"^\\\((.*)\\\)$", r"\1", CURRENCY.sub(r"\1", text)).replace("\\!", "").strip()
     percent = re.search(r"\s*\\?%$", text)

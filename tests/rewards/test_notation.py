@@ -36,6 +36,8 @@ from didact.rewards.notation import (
         (r"4.5 \times 10^{33}", F(45) * 10**32),
         ("3x10^8", F(3) * 10**8),
         ("10^{-2}", F(1, 100)),
+        (r"\textbf{(051) }", F(51)),
+        (r"\text{12}", F(12)),
     ],
 )
 def test_it_reads(text, value):
@@ -45,7 +47,22 @@ def test_it_reads(text, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "1/0", "1,23", "210^5", "e5", "1e999999999", "9" * 201, "1+1", r"\frac{x}{2}", "5 m"],
+    [
+        "",
+        "x",
+        "1/0",
+        "1,23",
+        "210^5",
+        "e5",
+        "1e999999999",
+        "9" * 201,
+        "1+1",
+        "()",
+        "(1)(2)",
+        "(1,2)",
+        r"\frac{x}{2}",
+        "5 m",
+    ],
 )
 def test_it_does_not_read(text):
     assert read_number(text) is None

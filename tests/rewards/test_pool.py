@@ -125,6 +125,10 @@ def test_an_interrupt_leaves_no_worker_with_an_old_job(pool, monkeypatch):
     assert pool.run(jobs("fresh"))[0]["echo"] == "fresh"
 
 
+def test_ctrl_c_in_a_terminal_reaches_the_parent_only(pool):
+    assert all(os.getsid(pid) != os.getsid(0) for pid in pids(pool))
+
+
 def test_two_threads_may_share_a_pool(pool):
     said = {}
     threads = [
