@@ -47,7 +47,8 @@ def read_number(text: str) -> Number | None:
     r"""The number a text is, exactly; None if it is anything else.
 
     Text style and parentheses around it, signs, thousands commas, decimals, a currency sign in
-    front, a percent sign behind, `a/b`, `\frac{a}{b}`, mixed numbers (`1\frac{1}{2}`, `1 1/2`), `1e-8`, `3 \times 10^{8}`.
+    front, a percent sign behind, `a/b`, `\frac{a}{b}`, mixed numbers (`1\frac{1}{2}`,
+    `1 1/2`), `1e-8`, `3 \times 10^{8}`.
     """
     if len(text) > LONGEST:
         return None
