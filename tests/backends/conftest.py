@@ -10,10 +10,24 @@ from didact.core.types import Problem, Prompt, Trajectory
 from didact.core.where import Where
 
 
-@pytest.fixture(scope="session")
-def spec():
+def small_spec():
     small = quickstart_model() | {"hidden_size": 48, "num_hidden_layers": 2, "head_dim": 12}
     return ModelSpec(config=small, tokenizer="characters")
+
+
+def moved_model():
+    """Weights far from their start, so that distributions are not nearly uniform."""
+    made = load_model(small_spec(), load_tokenizer(small_spec()))
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in made.parameters():
+            p.add_(torch.randn(p.shape, generator=draw) * 0.05)
+    return made
+
+
+@pytest.fixture(scope="session")
+def spec():
+    return small_spec()
 
 
 @pytest.fixture(scope="session")
@@ -22,14 +36,8 @@ def tokenizer(spec):
 
 
 @pytest.fixture
-def model(spec, tokenizer):
-    """Weights far from their start, so that distributions are not nearly uniform."""
-    made = load_model(spec, tokenizer)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for p in made.parameters():
-            p.add_(torch.randn_like(p) * 0.05)
-    return made
+def model():
+    return moved_model()
 
 
 def row(at, draw, origin="policy", advantage=1.0, size=None):

@@ -1,0 +1,136 @@
+"""Run by test_deepspeed_learner.py on 1 or 2 ranks: every ZeRO stage against the torch learner."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import mixed_batch, mixed_rule, moved_model, small_spec
+
+from didact.algorithms.rules import Bound, Sum, Term
+from didact.core import world as worlds
+from didact.core.backends.deepspeed_learner import DeepSpeedLearner
+from didact.core.backends.models import load_model, load_tokenizer
+from didact.core.backends.optim import OptimizerSpec
+from didact.core.backends.torch_learner import TorchLearner
+from didact.core.batch import Batch
+from didact.core.errors import RunError
+
+TWO = {  # eps far above the rounding of a gradient, or Adam turns that rounding into steps
+    "main": OptimizerSpec(lr=1e-3, weight_decay=0.1, warmup=2, eps=1e-5),
+    "sft": OptimizerSpec(lr=3e-3, betas=(0.8, 0.9), clip=0.1, eps=1e-5, skip_above=50.0),
+}
+TURNS = ["main", "sft", "main", "sft", "main"]
+COLUMNS = frozenset({"ref_logprobs", "entropy"})
+
+
+def batches(at):
+    """Mixed ones, then one row for all ranks, then only idle rows."""
+    whole = mixed_batch(at)
+    if at == 3:
+        return whole.take([3])
+    if at == 4:
+        rows = [r.with_signals(advantages=0.0) for r in whole.rows if r.origin == "policy"]
+        return Batch(tuple(rows))
+    return whole
+
+
+def steps(learner, first=0, last=5):
+    return [learner.update(batches(at), mixed_rule(), TURNS[at], at) for at in range(first, last)]
+
+
+def difference(first, second):
+    pairs = zip(first, second, strict=True)
+    return max(float((a - b).abs().max()) for (_, a), (_, b) in pairs)
+
+
+def kept(learner):
+    return [(name, value.clone()) for name, value in learner.weights()]
+
+
+def apart(first, second):
+    """Largest difference of two reports, relative to 1."""
+    assert first.keys() == second.keys(), first.keys() ^ second.keys()
+    return max(abs(first[k] - second[k]) / max(abs(first[k]), 1.0) for k in first)
+
+
+def refused(learner):
+    """A loss, then only a gradient, that is not finite: refused on every rank, nothing moves."""
+    before = kept(learner)
+    broken = [lambda logprobs: logprobs / 0, lambda logprobs: (logprobs - logprobs).abs().sqrt()]
+    said = []
+    for loss in broken:
+        try:
+            learner.update(mixed_batch(), Sum([Term("broken", Bound(loss))]), "main", 0)
+        except RunError as error:
+            said.append(str(error))
+    return len(said) == 2 and difference(before, learner.weights()) == 0.0
+
+
+def check(stage, world, folder, tokenizer):
+    plain = TorchLearner(moved_model(), tokenizer, TWO, device="cpu")
+
+    def made():
+        settings = {"stage": stage, "max_tokens": 60, "logits": 99 * 20, "device": "cpu"}
+        return DeepSpeedLearner(moved_model(), tokenizer, TWO, 1.0, world, **settings)
+
+    one = made()
+    frozen = zip(
+        plain.freeze(mixed_batch().rows, COLUMNS),
+        one.freeze(mixed_batch().rows, COLUMNS),
+        strict=True,
+    )
+    out = {
+        "frozen": max(
+            float((a.columns[n] - b.columns[n]).abs().max()) for a, b in frozen for n in COLUMNS
+        )
+    }
+    reports = steps(one, 0, 2)
+    out["refused"] = refused(one)
+    state = one.state_dict()
+    reports += steps(one, 2, 5)
+    expected = steps(plain)
+    out["reports"] = max(apart(a, b) for a, b in zip(expected, reports, strict=True))
+    out["parameters"] = difference(plain.weights(), one.weights())
+    torch.save(state, folder / f"state-{world.rank}.pt")
+    two = made()
+    two.load_state_dict(torch.load(folder / f"state-{world.rank}.pt", weights_only=True))
+    steps(two, 2, 5)
+    out["resumed"] = difference(one.weights(), two.weights())
+    one.save(folder / f"stage-{stage}")
+    weights = kept(one)
+    if world.rank == 0:
+        from transformers import AutoModelForCausalLM
+
+        saved = AutoModelForCausalLM.from_pretrained(folder / f"stage-{stage}")
+        out["saved"] = difference(weights, saved.named_parameters())
+    return out
+
+
+def half(stage, world, tokenizer):
+    """bfloat16: parameters of the engine follow float32 masters that move less than they can."""
+    spec = small_spec().model_copy(update={"dtype": "bfloat16"})
+    adam = {"main": OptimizerSpec(lr=1e-3)}
+    plain = TorchLearner(load_model(spec, tokenizer), tokenizer, adam, device="cpu")
+    learner = DeepSpeedLearner(
+        load_model(spec, tokenizer), tokenizer, adam, 1.0, world, stage=stage, device="cpu"
+    )
+    for at in range(3):
+        for each in (plain, learner):
+            each.update(mixed_batch(at), mixed_rule(), "main", at)
+    return difference(plain.weights(), learner.weights())
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    world = worlds.current()
+    tokenizer = load_tokenizer(small_spec())
+    found = {f"stage {stage}": check(stage, world, folder, tokenizer) for stage in (0, 1, 2, 3)}
+    found["bfloat16"] = {str(stage): half(stage, world, tokenizer) for stage in (1, 2, 3)}
+    (folder / f"found-{world.rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

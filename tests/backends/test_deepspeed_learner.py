@@ -1,0 +1,83 @@
+"""The DeepSpeed learner equals the torch learner: ZeRO 0 to 3, on 1 and 2 ranks, CPU over gloo."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("deepspeed")
+from didact.core.backends.deepspeed_learner import DeepSpeedLearner, _merged
+from didact.core.backends.optim import OptimizerSpec
+from didact.core.errors import RecipeError
+
+STAGES = ("stage 0", "stage 1", "stage 2", "stage 3")
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+def found(request, tmp_path_factory):
+    """What ranks.py found, by rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(request.param)]
+    command += [str(Path(__file__).with_name("ranks.py")), str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-4000:]
+    files = [folder / f"found-{rank}.json" for rank in range(request.param)]
+    return [json.loads(file.read_text()) for file in files]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_after_five_steps_of_two_optimizers_agree(found, stage):
+    assert all(rank[stage]["parameters"] <= 1e-6 for rank in found), found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_reports_and_frozen_columns_agree(found, stage):
+    assert all(rank[stage]["reports"] <= 1e-5 for rank in found), found
+    assert all(rank[stage]["frozen"] <= 1e-6 for rank in found), found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_steps_that_are_not_finite_are_refused_on_every_rank(found, stage):
+    assert all(rank[stage]["refused"] for rank in found)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_run_continues_bitwise(found, stage):
+    assert all(rank[stage]["resumed"] == 0.0 for rank in found)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_gathered_model_is_saved_as_it_is(found, stage):
+    assert found[0][stage]["saved"] == 0.0
+
+
+def test_bfloat16_is_within_one_unit_in_the_last_place_of_the_torch_learner(found):
+    for rank in found:  # parameters up to 1, whose bfloat16 neighbour is 2^-8 below
+        assert max(rank["bfloat16"].values()) <= 2**-8, rank["bfloat16"]
+
+
+def test_a_model_that_is_only_read_needs_no_engine(model, tokenizer, batch):
+    learner = DeepSpeedLearner(model, tokenizer, {})
+    assert learner.engine is None
+    assert "ref_logprobs" in learner.freeze(batch.rows, frozenset({"ref_logprobs"}))[0].columns
+
+
+def test_stage_0_in_bfloat16_is_refused(model, tokenizer):
+    with pytest.raises(RecipeError, match="stage 0 computes in float32"):
+        DeepSpeedLearner(model.to(torch.bfloat16), tokenizer, {"main": OptimizerSpec()}, stage=0)
+
+
+def test_settings_are_merged_over_ours():
+    ours = {"zero_optimization": {"stage": 2, "a": 1}, "b": 1}
+    assert _merged(ours, {"zero_optimization": {"a": 2}, "c": 3}) == {
+        "zero_optimization": {"stage": 2, "a": 2},
+        "b": 1,
+        "c": 3,
+    }
