@@ -184,9 +184,9 @@ def make_comparison(
             make_run(out / "cells" / name / str(seed), name, kind, seed=seed, **settings)
     said = {
         "baseline": next(iter(kinds)),
-        "labels": list(kinds),
+        "labels": {name: name for name in kinds},
         "title": "Made-up comparison",
-        "budget": "steps",
+        "axis": "steps",
         "seeds": list(seeds),
     }
     (out / "comparison.json").write_text(json.dumps(said), encoding="utf-8")

@@ -78,7 +78,8 @@ def _write(file: Path, text: str) -> None:
 
 def markdown(found: Comparison, images: Sequence[str]) -> str:
     """The report without its browser of answers."""
-    parts = [f"# {_line(found.cells.title)}\n", _bullets("Findings", found.words)]
+    about = f"{_line(found.cells.about)}\n" if found.cells.about else ""
+    parts = [f"# {_line(found.cells.title)}\n", about, _bullets("Findings", found.words)]
     parts.append(_bullets("Before you believe it", found.caveats))
     parts += [table.markdown() for table in _all_tables(found)]
     parts.append(_bullets("Notices", found.notices))

@@ -1,14 +1,13 @@
 """Which runs are compared: cells of a comparison, found in a comparison's folder or given as runs.
 
-A comparison's folder holds `comparison.json` and the runs as `cells/<label>/<seed>/`. The file:
+A comparison's folder holds `comparison.json` and the runs as `cells/<folder>/<seed>/`. The file:
 
-    {"baseline": "grpo",              # required: one of the labels
-     "labels": ["grpo", "relift"],    # required: order of methods in tables and colours
-     "title": "…",                    # optional
-     "budget": "steps",               # optional: the axis that all methods were given equally
-     "seeds": [0, 1, 2]}              # optional: cells without a folder are shown as missing
-
-`budget` may also be a mapping with an `axis`; axes are named in `AXES`.
+    {"baseline": "GRPO",                   # required: one of the labels
+     "labels": {"GRPO": "grpo", …},        # required: methods in order, and their folders; a list
+                                           # if the folders are called like the methods
+     "title": "…", "about": "…",           # optional
+     "axis": "steps",                      # optional: the budget that all were given equally
+     "seeds": [0, 1, 2]}                   # optional: cells without a run are shown as missing
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ class Cells:
 
     Attributes:
         labels: methods in order; the first is the baseline unless another is named.
+        about: what is compared, and why.
         budget: the axis that was meant to be equal, None if nothing was said.
     """
 
@@ -51,6 +51,7 @@ class Cells:
     labels: tuple[str, ...]
     baseline: str
     title: str = "Comparison"
+    about: str = ""
     budget: str | None = None
 
     def read(self) -> list[RunRecord]:
@@ -63,26 +64,21 @@ class Cells:
     def of_comparison(folder: Path) -> Cells:
         """The cells of a comparison's folder."""
         said = _comparison(folder)
-        labels = tuple(said["labels"])
-        found = [
-            Cell(label, seed.name, seed)
-            for label in labels
-            for seed in sorted((folder / "cells" / label).glob("*"))
-            if seed.is_dir()
-        ]
-        there = {(cell.label, cell.seed) for cell in found}
-        found += [
-            Cell(label, str(seed), folder / "cells" / label / str(seed))
-            for label in labels
-            for seed in said.get("seeds", [])
-            if (label, str(seed)) not in there
-        ]
-        budget = said.get("budget")
-        axis = budget.get("axis") if isinstance(budget, Mapping) else budget
+        labels = said["labels"]
+        places = labels if isinstance(labels, Mapping) else {label: label for label in labels}
+        found = []
+        for label, name in places.items():
+            runs = folder / "cells" / name
+            # A folder that is no seed is a run that was put aside.
+            there = sorted(path.name for path in runs.glob("*") if path.name.isdigit())
+            seeds = [str(seed) for seed in said.get("seeds", there)]
+            found += [Cell(label, seed, runs / seed) for seed in seeds]
+        axis = str(said["axis"]).replace("_", " ") if said.get("axis") else None
         if axis is not None and axis not in AXES:
             raise DataError(f"{folder / 'comparison.json'}: {unknown('budget axis', axis, AXES)}")
         title = said.get("title") or folder.resolve().name
-        return Cells(tuple(found), labels, said["baseline"], title, axis)
+        about = said.get("about", "")
+        return Cells(tuple(found), tuple(places), said["baseline"], title, about, axis)
 
     @staticmethod
     def of_runs(paths: Sequence[Path]) -> Cells:
@@ -145,7 +141,8 @@ def _joined(parts: Sequence[Cells]) -> Cells:
     axes = {part.budget for part in parts}
     budget = axes.pop() if len(axes) == 1 else None
     title = " · ".join(part.title for part in parts)
-    return Cells(cells, tuple(labels), parts[0].baseline, title, budget)
+    about = " ".join(part.about for part in parts if part.about)
+    return Cells(cells, tuple(labels), parts[0].baseline, title, about, budget)
 
 
 def _apart(runs: Sequence[Path]) -> list[list[Path]]:

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from didact.core.report.cells import AXES
 from didact.core.report.read import Row, RunRecord
@@ -39,12 +40,28 @@ class Cost:
         return self.used.get("demonstration", 0.0) / every if every else math.nan
 
 
-def spent(axis: str, step: int, row: Row) -> float:
+def running(run: RunRecord, axis: str) -> list[float]:
+    """What a run had used of a budget after each recorded step; [] if it never said.
+
+    Runs write totals as `spent/AXIS`, which survive lost lines; older ones are summed up here. A
+    step that did not record an amount counts nothing.
+    """
+    rows = list(run.train.values())
+    name = f"spent/{axis.replace(' ', '_')}"
+    if rows and all(name in row for row in rows):
+        return [float(row[name]) for row in rows]
+    each = [_spent(axis, row) for row in rows]
+    if all(math.isnan(value) for value in each):
+        return []
+    return list(accumulate(0.0 if math.isnan(value) else value for value in each))
+
+
+def _spent(axis: str, row: Row) -> float:
     """What one training step added to a budget axis; nan if it was not recorded."""
     if axis == "steps":
         return 1.0
     if axis == "demonstrations":
-        return used(row).get("demonstration", 0.0) if any(USED in key for key in row) else 0.0
+        return used(row).get("demonstration", 0.0)
     name = {
         "generated tokens": "tokens/generated",
         "trained tokens": "tokens/trained",
@@ -95,10 +112,9 @@ def _cost(label: str, runs: Sequence[RunRecord]) -> Cost:
 
 
 def total(run: RunRecord, axis: str) -> float:
-    """What a run used of a budget; steps that did not record it count nothing."""
-    each = [spent(axis, step, row) for step, row in run.train.items()]
-    known = [value for value in each if not math.isnan(value)]
-    return sum(known) if known else math.nan
+    """What a run used of a budget; nan if it never said."""
+    sums = running(run, axis)
+    return sums[-1] if sums else math.nan
 
 
 def _sum(run: RunRecord, name: str) -> float:

@@ -6,11 +6,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from didact.core.report.cells import AXES
-from didact.core.report.costs import spent
+from didact.core.report.costs import running
 from didact.core.report.read import Row, RunRecord
 
 POINTS = 150
@@ -22,6 +21,7 @@ FIRST = (
     r"eval/avg@\d+$",
     r"reward/policy$",
     r"success/policy$",
+    r"entropy/sampled$",
     r"[^/]+/entropy$",
     r"length/policy$",
     r"truncated/policy$",
@@ -30,9 +30,9 @@ FIRST = (
     r"eval/pass@\d+$",
     r"eval/",
 )
-MAIN = 9  # the first so many of them get charts of their own
-MOST_CHARTS = 12
-HIDDEN = re.compile(r"seconds/|calls/|step$|kind$|eval/problems")
+MAIN = 10  # the first so many of them get charts of their own
+MOST_CHARTS = 14
+HIDDEN = re.compile(r"seconds/|spent/|calls/|step$|kind$|eval/problems")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _rank(name: str) -> tuple[int, str]:
 
 def _run(run: RunRecord, metrics: Sequence[str], every: int) -> Mapping[str, Any]:
     steps = list(run.train)
-    sums = {axis: _running([spent(axis, s, run.train[s]) for s in steps]) for axis in AXES}
+    sums = {axis: running(run, axis) for axis in AXES}
     at = dict(zip(steps, range(len(steps)), strict=True))
     chunks = [range(i, min(i + every, len(steps))) for i in range(0, len(steps), every)]
     rows = list(run.train.values())
@@ -100,13 +100,6 @@ def _run(run: RunRecord, metrics: Sequence[str], every: int) -> Mapping[str, Any
     evaluation["x"]["steps"] = [float(step) for step in run.evaluations]
     about = {"label": run.label, "seed": run.seed, "finished": run.status == "finished"}
     return {**about, "train": train, "evaluation": evaluation}
-
-
-def _running(each: Sequence[float]) -> list[float]:
-    """Cumulative sums; empty if nothing was recorded. A step that lacks it counts nothing."""
-    if all(math.isnan(value) for value in each):
-        return []
-    return list(accumulate(0.0 if math.isnan(value) else value for value in each))
 
 
 def _at(sums: Sequence[float], at: Mapping[int, int], step: int) -> float | None:

@@ -127,9 +127,10 @@ def _subtitle(comparison: Comparison) -> str:
     done = sum(run.status == "finished" for run in runs)
     many = len(comparison.labels)
     questions = len(comparison.evidence.questions) if comparison.evidence else 0
+    about = f"<p>{escape(comparison.cells.about)}</p>" if comparison.cells.about else ""
     return (
         f"<p class=sub>{many} {'method' if many == 1 else 'methods'} · {done} of {len(runs)} runs "
-        f"finished · {questions:,} questions · baseline: {escape(comparison.baseline)}</p>"
+        f"finished · {questions:,} questions · baseline: {escape(comparison.baseline)}</p>{about}"
     )
 
 
@@ -155,9 +156,11 @@ def _curves(comparison: Comparison) -> str:
     axes = "".join(f"<option>{escape(axis)}</option>" for axis in found.axes or ("steps",))
     rest = "".join(f"<option>{escape(name)}</option>" for name in found.metrics[found.main :])
     notes = [
-        f"Lines are means over seeds, at the steps that all finished seeds have; dotted thin lines "
-        f"are runs that did not finish. A training point is the mean of up to {found.every} steps."
+        "Lines are means over seeds, at the steps that all finished seeds have; dotted thin lines "
+        "are runs that did not finish."
     ]
+    if found.every > 1:
+        notes.append(f"A training point is the mean of {found.every} steps.")
     if found.left_out:
         notes.append(f"{found.left_out} further metrics are not shown.")
     return (

@@ -140,9 +140,9 @@ def in_words(scores: Iterable[Score], baseline: str, metric: str) -> list[str]:
             span = "no interval from one question"
         said = f"{score.label} is {score.verdict} than {baseline} in {metric}"
         if score.verdict == "no difference shown":
-            said = f"no difference between {score.label} and {baseline} is shown in {metric}"
-        p = f"corrected p = {shown_p(score.p_holm)}"
-        out.append(f"{said[0].upper()}{said[1:]}: {points} ({span}; {p}).")
+            said = f"No difference between {score.label} and {baseline} is shown in {metric}"
+        p = f"corrected p {shown_p(score.p_holm)}"
+        out.append(f"{said}: {points} ({span}; {p}).")
     return out
 
 

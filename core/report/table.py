@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+LONG = 22  # characters of a row's name from which it may be broken
+
 
 @dataclass(frozen=True)
 class Table:
@@ -42,7 +44,10 @@ class Table:
         )
 
     def _cells(self, row: Sequence[str]) -> str:
-        heads = "".join(f'<th scope="row">{escape(cell)}</th>' for cell in row[: self.heads])
+        heads = "".join(
+            f'<th scope="row" class={"long" if len(cell) > LONG else "short"}>{escape(cell)}</th>'
+            for cell in row[: self.heads]
+        )
         return heads + "".join(f"<td>{escape(cell)}</td>" for cell in row[self.heads :])
 
     def markdown(self) -> str:

@@ -104,7 +104,7 @@ def test_a_method_that_learns_the_hardest_questions_is_found_better_there(found)
     hardest = {s.label: s for s in found.parts["bin"] if s.part == "bin=hardest"}
     assert hardest["grpo"].own.mean < 0.1 < 0.4 < hardest["relift"].own.mean
     assert hardest["relift"].against.estimate.low > 0
-    assert any("Relift is better than grpo in avg@8" in words for words in found.words)
+    assert any("relift is better than grpo in avg@8" in words for words in found.words)
 
 
 def test_pass_at_one_is_the_average_and_pass_rises_with_k(found):
