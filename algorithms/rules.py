@@ -105,7 +105,7 @@ class Term:
         def term(part: Batch, live: Mapping[str, Tensor]) -> Tensor:
             keep = [at for at, row in enumerate(part.rows) if id(row) in chosen_rows]
             if not keep or scale == 0.0:
-                return live["logprobs"].sum() * 0.0
+                return next(iter(live.values())).sum() * 0.0
             rows = part.take(keep)
             width = rows.mask.shape[1]
             tokens = self.mask(rows)

@@ -165,9 +165,10 @@ class Readouts(nn.Module):
 
 
 def unpacked(out: Tensor, live: Names, watched: Names) -> dict[str, Tensor]:
-    """The columns of a forward pass by name; watched ones without gradient."""
+    """The columns of a forward pass by name; live ones first, watched ones without gradient."""
     columns = dict(zip(sorted(live | watched), out.unbind(-1), strict=True))
-    return {n: value if n in live else value.detach() for n, value in columns.items()}
+    first = {name: columns[name] for name in sorted(live)}
+    return first | {name: columns[name].detach() for name in sorted(watched - live)}
 
 
 def _logits(model: Any, hidden: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from didact.core.backends.torch_learner import TorchLearner
 from didact.core.batch import Batch
 from didact.core.errors import RecipeError, RunError
 from didact.core.schedule import Schedule
+from didact.core.where import Where
 
 MEASURE = {"main": OptimizerSpec(lr=0.0, clip=None)}
 TWO = {  # eps far above the rounding of a gradient, or Adam turns that rounding into steps
@@ -277,6 +278,14 @@ def test_a_value_model_learns_values(spec, tokenizer, batch):
     losses = [learner.update(batch, rule, "main", at)["loss"] for at in range(20)]
     assert losses[0] == pytest.approx(1.0, abs=1e-6) and losses[-1] < 0.1
     assert "values" in learner.freeze(batch.rows, frozenset({"values"}))[0].columns
+
+
+def test_a_term_without_rows_in_a_micro_batch_is_zero_for_values_too(spec, tokenizer, batch):
+    model = load_model(spec.model_copy(update={"kind": "value"}), tokenizer)
+    learner = TorchLearner(model, tokenizer, MEASURE, max_tokens=20)
+    where = Where({"origin": "demonstration"})
+    rule = Sum([Term("value", Bound(lambda values: (values - 1.0).square()), where=where)])
+    assert learner.update(batch, rule, "main", 0)["loss"] == pytest.approx(1.0, abs=1e-6)
 
 
 def test_unknown_optimizers_and_readouts_are_named(model, tokenizer, batch, rule):
