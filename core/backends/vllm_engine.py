@@ -65,7 +65,9 @@ class Settings:
             )
         here = torch.cuda.device_count()
         if cuda and self.ranks == 1 and asked > here:
-            raise RecipeError(f"generator.tensor_parallel: {asked} GPUs are asked for, {here} here.")
+            raise RecipeError(
+                f"generator.tensor_parallel: {asked} GPUs asked for, {here} are here."
+            )
         if self.ranks > 1 and (asked > 1 or self.separate_process):
             raise RecipeError(
                 "generator: with several processes each has an engine of its own inside; leave out "

