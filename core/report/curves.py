@@ -13,7 +13,7 @@ from didact.core.report.costs import running
 from didact.core.report.read import Row, RunRecord
 
 POINTS = 150
-MOST_METRICS = 60
+MOST_METRICS = 100
 
 # What people look at first, in this order; everything else follows by name.
 FIRST = (

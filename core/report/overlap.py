@@ -116,6 +116,8 @@ def _name(item: Any) -> str:
     if "use" in item:
         return str(item["use"])
     verb, inner = next(iter(item.items()), ("", None))
+    if isinstance(inner, Mapping) and isinstance(inner.get("source"), Mapping):
+        inner = inner["source"]
     part = inner.get("use") if isinstance(inner, Mapping) else inner
     return f"{verb} {part}" if isinstance(part, str) else str(verb)
 

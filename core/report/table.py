@@ -29,7 +29,11 @@ class Table:
 
     def html(self) -> str:
         """A table in a frame of its own that scrolls sideways on narrow screens."""
-        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in self.columns)
+        head = "".join(
+            f'<th scope="col" class="{_size(name)}{" head" if at < self.heads else ""}">'
+            f"{escape(name)}</th>"
+            for at, name in enumerate(self.columns)
+        )
         marks = [*self.marks, *[""] * (len(self.rows) - len(self.marks))]
         rows = [
             f'<tr class="{mark}">{self._cells(row)}</tr>'
@@ -45,8 +49,7 @@ class Table:
 
     def _cells(self, row: Sequence[str]) -> str:
         heads = "".join(
-            f'<th scope="row" class={"long" if len(cell) > LONG else "short"}>{escape(cell)}</th>'
-            for cell in row[: self.heads]
+            f'<th scope="row" class={_size(cell)}>{escape(cell)}</th>' for cell in row[: self.heads]
         )
         return heads + "".join(f"<td>{escape(cell)}</td>" for cell in row[self.heads :])
 
@@ -60,6 +63,10 @@ class Table:
         lines.insert(1, "| " + " | ".join(align) + " |")
         notes = "".join(f"\n{note}\n" for note in self.notes)
         return f"### {_flat(self.title)}\n\n" + "\n".join(lines) + "\n" + notes
+
+
+def _size(cell: str) -> str:
+    return "long" if len(cell) > LONG else "short"
 
 
 def _flat(text: str) -> str:

@@ -36,11 +36,22 @@ def final_tables(scores: Sequence[Score], baseline: str) -> list[Table]:
         notes = [
             f"{questions:,} questions. Intervals: bootstrap over questions and seeds. p: sign-flip "
             "test over questions, and with several seeds the larger of it and a t test with the "
-            f"seeds' variance. Holm: corrected for {tests} tests of {metric}."
+            f"seeds' variance. Holm: corrected for {tests} test{'s' * (tests != 1)} of {metric}.",
+            *_interval_notes(mine),
         ]
         marks = [score.verdict.replace("no difference shown", "") for score in mine]
         heads = 2 if several else 1
         out.append(Table(f"Final accuracy: {metric}", columns, rows, heads, notes, marks))
+    return out
+
+
+def _interval_notes(scores: Sequence[Score]) -> list[str]:
+    """What intervals do not say, where that matters."""
+    out = []
+    if any(not score.own.seed_variance_known for score in scores):
+        out.append("With one seed the interval is over questions only; seed variance is unknown.")
+    if any(score.own.low == score.own.high for score in scores):
+        out.append("An interval without width means that all answers were alike, not certainty.")
     return out
 
 
@@ -57,19 +68,21 @@ def _final_row(score: Score, several: bool) -> list[str]:
 
 def part_table(key: str, scores: Sequence[Score], baseline: str) -> Table:
     """Accuracy of parts of the questions: a row a part and method."""
-    columns = [key, "method", "questions", "mean %", "95 % interval", f"minus {baseline}"]
+    columns = [key, "method", "mean %", "95 % interval", f"minus {baseline}", "95 % interval "]
     rows = []
     for score in scores:
         own, against = score.own, score.against
-        base = [score.part.partition("=")[2], score.label, f"{own.questions:,}", percent(own.mean)]
-        base.append(span(own.low, own.high))
+        row = [score.part.partition("=")[2], score.label, percent(own.mean)]
+        row.append(span(own.low, own.high))
         if against is None:
-            rows.append([*base, "—", "—"])
-            continue
-        found = against.estimate
-        rows.append([*base, points(found.mean), span(found.low, found.high, sign=True)])
+            row += ["—", "—"]
+        else:
+            found = against.estimate
+            row += [points(found.mean), span(found.low, found.high, sign=True)]
+        rows.append([*row, f"{own.questions:,}"])
     what = "base-model difficulty" if key == "bin" else key
     notes = ["Not tested, and not corrected for the number of parts: read as description."]
+    notes += _interval_notes(scores)
     if key == "bin":
         notes.append(
             "Bins are by how often the model before training was right: easy ≥ 75 %, medium ≥ "
@@ -78,7 +91,7 @@ def part_table(key: str, scores: Sequence[Score], baseline: str) -> Table:
         )
     metric = scores[0].metric if scores else ""
     title = f"{metric} by {what}"
-    return Table(title, [*columns, "95 % interval "], rows, 2, notes)
+    return Table(title, [*columns, "questions"], rows, 2, notes)
 
 
 def pass_table(scores: Sequence[Score]) -> Table:

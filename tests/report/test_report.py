@@ -232,3 +232,27 @@ def test_the_same_input_gives_the_same_report(comparison, built, tmp_path):
     build_report(comparison, tmp_path, title="Ours <&> theirs")
     for name in ("report.html", "report.md", "report.csv"):
         assert (tmp_path / name).read_bytes() == (built / name).read_bytes()
+
+
+def test_an_interval_without_width_is_explained(made, tmp_path):
+    never = made.Kind((-1.0, -1.0, -1.0, -1.0))
+    build_report(
+        made.make_run(tmp_path / "run", "none", never, steps=4, questions=20, drift=0.0),
+        tmp_path / "report",
+    )
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| none | 1 | 0.0 | 0.0 to 0.0 |" in text
+    assert "means that all answers were alike, not certainty" in text
+
+
+def test_totals_that_a_run_wrote_survive_lost_lines(run):
+    file = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        if row["kind"] == "train":
+            row["spent/generated_tokens"] = 3072.0 * row["step"]
+    kept = [row for row in rows if row["step"] not in (3, 4)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    (cost,) = compared(find_cells([run])).costs
+    assert cost.totals["generated tokens"] == 20 * 3072
+    assert cost.totals["steps"] == 18  # summed up, and reported as too low
