@@ -241,7 +241,7 @@ def test_an_interval_without_width_is_explained(made, tmp_path):
         tmp_path / "report",
     )
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "| none | 1 | 0.0 | 0.0 to 0.0 |" in text
+    assert "| run | 1 | 0.0 | 0.0 to 0.0 |" in text
     assert "means that all answers were alike, not certainty" in text
 
 
