@@ -36,7 +36,7 @@ class Builder:
         """
         entry = self.registry.get(spec.kind, spec.use)
         names = type(spec.params).model_fields
-        params = {n: self._value(getattr(spec.params, n), f"{path}.{n}") for n in names}
+        params = {n: self._value(getattr(spec.params, n), f"{path}.{n}", given) for n in names}
         accepted = inspect.signature(entry.factory).parameters
         params |= {name: value for name, value in given.items() if name in accepted}
         bound = spec.kind in CALLED and not inspect.isclass(entry.factory)
@@ -53,20 +53,21 @@ class Builder:
             self.stateful[path] = made
         return made
 
-    def _value(self, value: Any, path: str) -> Any:
+    def _value(self, value: Any, path: str, given: Mapping[str, Any]) -> Any:
+        """A setting, its parts made; a stage inside a stage is given what the outer one is."""
         if isinstance(value, Use | Stage):
-            return self.part(value, path)
+            return self.part(value, path, **(given if isinstance(value, Stage) else {}))
         if isinstance(value, Mapping):
-            return {key: self._value(item, f"{path}.{key}") for key, item in value.items()}
+            return {key: self._value(item, f"{path}.{key}", given) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self._value(item, f"{path}.{at}") for at, item in enumerate(value)]
+            return [self._value(item, f"{path}.{at}", given) for at, item in enumerate(value)]
         return value
 
     def bound(self, spec: LossSpec | Weight, path: str) -> Bound:
         """A loss or weight with its settings, schedules left open."""
         entry = self.registry.get(spec.kind, spec.use)
         names = type(spec.params).model_fields
-        params = {n: self._value(getattr(spec.params, n), f"{path}.{n}") for n in names}
+        params = {n: self._value(getattr(spec.params, n), f"{path}.{n}", {}) for n in names}
         if inspect.isclass(entry.factory):
             return Bound(self.part(spec, path), {}, spec.bind)
         return Bound(entry.factory, params, spec.bind)

@@ -43,8 +43,11 @@ def train_recipe(
     if not recipe.experience or not recipe.phases:
         raise RecipeError(f"{source}: nothing to train: it has no 'experience' or no 'phases'.")
     folder = RunFolder(out or Path("runs") / f"{document.name}-{recipe.seed}")
-    console = console or Console(quiet=quiet or worlds.current().rank > 0)
-    folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
+    world = worlds.current()
+    console = console or Console(quiet=quiet or world.rank > 0)
+    if world.rank == 0:
+        folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
+    world.barrier()
     if resume and folder.final.exists():
         console.say(f"{folder.path}: finished already")
         return "done"

@@ -86,14 +86,11 @@ def _card(entry: Entry) -> str:
     lines = [f"{entry.kind} {entry.name}   (plug-in {entry.origin})", ""]
     lines += [f"  {line}" for line in (inspect.getdoc(entry.factory) or "").split("\n")]
     fields = entry.params.model_fields
+    given = inspect.signature(entry.factory).parameters
+    hints = {name: inspect.formatannotation(given[name].annotation) for name in fields}
+    hints = {name: hint.strip("'") for name, hint in hints.items()}
     lines += ["", "  Settings:" if fields else "  No settings."]
     for setting, field in fields.items():
         default = "required" if field.is_required() else f"default {field.default!r}"
-        lines.append(f"    {setting}: {_type(field.annotation)}  ({default})")
+        lines.append(f"    {setting}: {hints[setting]}  ({default})")
     return "\n".join(lines)
-
-
-def _type(annotation: Any) -> str:
-    name = getattr(annotation, "__name__", None)
-    plain = name if name and not getattr(annotation, "__args__", None) else str(annotation)
-    return plain.replace("typing.", "").replace("collections.abc.", "")

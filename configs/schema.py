@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -232,5 +232,6 @@ class Recipe(Strict):
     checkpoint: CheckpointSpec = CheckpointSpec()
     stop: StopSpec | None = None
     budget: BudgetSpec = BudgetSpec()
-    observers: list[Observer] = Field(default=["jsonl", "tensorboard"], validate_default=True)
-    trajectories: Literal["none", "sampled", "all"] = "sampled"
+    observers: list[Observer] = Field(
+        default=["jsonl", "tensorboard", "trajectories"], validate_default=True
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from didact.core.errors import DataError
 from didact.core.types import Problem, Prompt
 
+T = TypeVar("T")
 QUESTION = "{question}"
 
 
@@ -99,10 +100,12 @@ class TextRenderer:
         if self.system is not None and turns[0]["role"] != "system":
             turns = [{"role": "system", "content": self.system}, *turns]
         options = {} if self.thinking is None else {"enable_thinking": self.thinking}
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=False, **options
+        return self._encoded(
+            turns,
+            lambda chat: self.tokenizer.apply_chat_template(
+                chat, add_generation_prompt=True, tokenize=True, return_dict=False, **options
+            ),
         )
-        return ids
 
     def _plain(self, messages: str | Sequence[Mapping[str, str]]) -> list[int]:
         said = [messages] if isinstance(messages, str) else [m["content"] for m in messages]
@@ -111,13 +114,18 @@ class TextRenderer:
         return [*([] if first is None else [first]), *self._encode(text)]
 
     def _encode(self, text: str) -> list[int]:
+        return self._encoded(
+            text,
+            lambda plain: self.tokenizer(
+                plain, add_special_tokens=False, split_special_tokens=True
+            )["input_ids"],
+        )
+
+    def _encoded(self, given: T, encode: Callable[[T], list[int]]) -> list[int]:
         try:
-            ids: list[int] = self.tokenizer(
-                text, add_special_tokens=False, split_special_tokens=True
-            )["input_ids"]
+            return encode(given)
         except Exception as error:  # the tokenizers library raises bare Exceptions
-            bad = sorted({c for c in text if ord(c) > 126 or (ord(c) < 32 and c != "\n")})
+            bad = sorted({c for c in str(given) if ord(c) > 126})
             raise DataError(
                 f"text cannot be encoded ({error}); unusual characters: {bad}"
             ) from None
-        return ids

@@ -90,7 +90,6 @@ def register_rewards(register: Register) -> None:
         format.full_match,
         length.overlong,
         length.linear_length,
-        length.cosine_length,
         repetition.repetition,
         procedural.letters_answer,
         procedural.arithmetic_answer,
@@ -102,6 +101,7 @@ def register_rewards(register: Register) -> None:
     ):
         register(verifier.__name__, each(verifier))
     register("kimi_length", length.kimi_length)
+    register("cosine_length", length.cosine_length)
     register("math_verify", math_verify.MathVerify)
 
 

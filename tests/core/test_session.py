@@ -35,7 +35,7 @@ def assert_same_model(one: Path, two: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-RELIFT = ("steps=4", "phases.sft.when.at_least=4", "phases.sft.draw=4", *LEARNS)
+RELIFT = ("steps=4", "phases.sft.when.at_least=4", *LEARNS)
 
 
 def test_two_and_two_steps_equal_four_bitwise(run):
