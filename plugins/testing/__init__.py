@@ -1,0 +1,1 @@
+"""Contract tests for parts: what a loss, a reward, a buffer … promises, whoever wrote it."""

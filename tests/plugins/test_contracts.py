@@ -1,0 +1,76 @@
+"""Every built-in part keeps the promises that a third party's part is held to."""
+
+import pytest
+
+from didact.core.types import Problem
+from didact.feedback.tasks.countdown import Countdown
+from didact.feedback.tasks.letters import Letters
+from didact.plugins.manager import load
+from didact.plugins.testing.part import Example, parts_of
+from didact.plugins.testing.promises import GENERAL, kept, promises_of
+
+SUM = Problem("sum", "2 + 3 = ?", "5", ("5",))
+CHOICE = Problem("choice", "Which?", "B", ("B",))
+LETTERS, COUNTDOWN = [Letters()[at] for at in range(3)], [Countdown()[at] for at in range(3)]
+TASKS_OF_FILES = {"jsonl", "csv", "parquet", "hub"}
+"""Held to the promise in tests/tasks, where there are files."""
+MODELS = {"read"}
+"""Stages that need a model."""
+
+
+def gym():
+    """One problem of reasoning-gym, or none where it is not installed."""
+    try:
+        import reasoning_gym  # noqa: F401
+    except ImportError:
+        return ()
+    from didact.feedback.tasks.gym import Gym
+
+    return [Gym(dataset="chain_sum", size=3)[at] for at in range(3)]
+
+
+EXAMPLES = {
+    "advantage:opmd": Example({"temperature": 0.5}),
+    "advantage:rank_penalised": Example({"penalty": 0.5}),
+    "advantage:reward_minus_kl": Example({"beta": 0.1}),
+    "advantage:shape_overlong": Example({"max_tokens": 5, "cache": 2}),
+    "advantage:stratified": Example(among={"strata": [0, 1, 2]}),
+    "advantage:prefix_group_norm": Example(among={"prefix": [0, 1], "prefix_id": [0, 1, 2]}),
+    "advantage:counted_norm": Example(among={"positives": [0, 1, 5], "negatives": [0, 2, 3]}),
+    "weight:by_success": Example(
+        {"coefficients": [1.0, 0.5, 0.0]}, among={"success_rate": [0.0, 0.5, 1.0]}
+    ),
+    "weight:probability_cap": Example({"at_most": 0.3}),
+    "weight:shortfall": Example({"target": 0.5}),
+    "reward:choice_match": Example(problems=[CHOICE]),
+    "reward:cosine_length": Example({"correct": "exact_match", "limit": 50}, problems=[SUM]),
+    "reward:kimi_length": Example({"correct": "exact_match"}, problems=[SUM], grouped=True),
+    "reward:countdown_answer": Example(problems=COUNTDOWN),
+    "reward:countdown_tagged": Example(problems=COUNTDOWN),
+    "reward:full_match": Example({"pattern": "yes|no"}),
+    "reward:gym_answer": Example(problems=gym()),
+    "reward:math_verify": Example(problems=[SUM], seconds=60),
+    "reward:overlong": Example({"limit": 50, "cache": 10}),
+    "reward:procedural_answer": Example(problems=[*LETTERS, *COUNTDOWN]),
+    "environment:second_try": Example({"reward": "exact_match"}, problems=[SUM]),
+    "source:replay": Example({"buffer": "kept"}),
+    "buffer:prioritized": Example({"by": "reward"}),
+    "stage:advantage": Example({"estimator": "group_norm"}),
+    "stage:critique": Example({"critic": "indicative"}),
+    "stage:fill": Example({"groups": 6, "stages": [{"rollout": "policy"}]}),
+    "stage:rollout": Example({"source": "policy"}),
+    "stage:store": Example({"buffer": "kept"}),
+    "stage:swap": Example({"best": "policy"}),
+    "task:gym": Example({"dataset": "chain_sum", "size": 10}),
+    "task:mixture": Example({"tasks": {"a": {"use": "letters"}, "b": {"use": "countdown"}}}),
+}
+NEEDS_GYM = {"reward:gym_answer", "task:gym"}
+
+
+@pytest.mark.parametrize("part", parts_of(load(installed=False), "didact", EXAMPLES), ids=str)
+def test_a_built_in_part_keeps_its_promises(part):
+    if str(part) in NEEDS_GYM and not gym():
+        pytest.skip("reasoning-gym is not installed")
+    exempt = {"task": TASKS_OF_FILES, "stage": MODELS}.get(part.entry.kind, ())
+    for promise in GENERAL if part.entry.name in exempt else promises_of(part):
+        kept(part, promise)
