@@ -116,11 +116,15 @@ def _call(provider: RewardProvider, trajectories: Sequence[Trajectory]) -> Seque
 
 
 def _log(scored: Sequence[Trajectory], run: Run) -> None:
-    """Metrics at the source: of everything scored, before any stage drops some of it."""
+    """Metrics at the source: of everything scored in a step, before any stage drops some."""
     for origin in sorted({m.origin for m in scored}):
         members = [m for m in scored if m.origin == origin]
-        for name in ("reward", "success"):
-            run.metrics[f"{name}/{origin}"] = sum(m.signals[name] for m in members) / len(members)
-        run.metrics[f"length/{origin}"] = sum(len(m.tokens) for m in members) / len(members)
-        run.metrics[f"truncated/{origin}"] = sum(m.truncated for m in members) / len(members)
-        run.metrics[f"scored/{origin}"] = float(len(members))
+        before = run.metrics.get(f"scored/{origin}", 0.0)
+        total = before + len(members)
+        sums = {n: sum(m.signals[n] for m in members) for n in ("reward", "success")}
+        sums["length"] = float(sum(len(m.tokens) for m in members))
+        sums["truncated"] = float(sum(m.truncated for m in members))
+        for name, value in sums.items():
+            key = f"{name}/{origin}"
+            run.metrics[key] = (run.metrics.get(key, 0.0) * before + value) / total
+        run.metrics[f"scored/{origin}"] = total

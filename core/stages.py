@@ -99,8 +99,12 @@ class Keep:
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         kept = [group for group in groups if self.where(group)]
-        run.metrics["keep/groups_dropped"] = float(len(groups) - len(kept))
-        return [replace(group, members=tuple(self._staying(group))) for group in kept]
+        done = [replace(group, members=tuple(self._staying(group))) for group in kept]
+        members = sum(len(b.members) - len(a.members) for b, a in zip(kept, done, strict=True))
+        for name, count in (("groups", len(groups) - len(kept)), ("members", members)):
+            key = f"keep/{name}_dropped"
+            run.metrics[key] = run.metrics.get(key, 0.0) + count
+        return done
 
     def _staying(self, group: Group) -> Iterator[Trajectory]:
         seen = zip(group.members, group.leaving(), strict=True)
