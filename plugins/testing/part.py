@@ -118,7 +118,8 @@ def parts_of(
     entries = [e for e in registry.entries() if plugin in (e.origin, e.package)]
     if not entries and plugin not in registry.plugins:
         installed = {entry.origin for entry in registry.entries()}
-        raise PluginError(unknown("plug-in", plugin, {*installed, *registry.plugins}))
+        said = unknown("plug-in", plugin, {*installed, *registry.plugins})
+        raise PluginError(f"{said} Is its package installed here (pip install -e .)?")
     examples = examples or {}
     names = {f"{e.kind}:{e.name}" for e in entries}
     for name in examples:

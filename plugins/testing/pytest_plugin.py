@@ -6,8 +6,8 @@
         didact.testing.check(part)
 
 and `part` runs over the parts of the plug-ins named by the option, or else of those whose entry
-points stand in the `pyproject.toml` at pytest's root. What a part's signature does not say comes
-from a `pytest_didact_examples` in `conftest.py`, which returns `{"kind:name": Example(...)}`.
+points stand in the nearest `pyproject.toml` above the test. What a part's signature does not say
+comes from a `pytest_didact_examples` in `conftest.py`: it returns `{"kind:name": Example(...)}`.
 
 Nothing here imports torch until a test asks for it: every pytest run of the environment loads this.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,7 +58,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     made = "part" in getattr(metafunc, "_arg2fixturedefs", ())  # somebody's fixture of that name
     if "part" not in metafunc.fixturenames or theirs or made:
         return
-    found = [part for name in plugins_of(metafunc.config) for part in parts(metafunc.config, name)]
+    names = metafunc.config.getoption("--didact-plugin") or declared(metafunc.definition.path)
+    found = [part for name in names for part in parts(metafunc.config, name)]
     metafunc.parametrize("part", found, ids=str)
 
 
@@ -71,20 +73,18 @@ def pytest_collection_modifyitems(
         items.extend(contract.collect())
 
 
-def plugins_of(config: pytest.Config) -> Sequence[str]:
-    """The plug-ins under test: the option's, or those that the root's `pyproject.toml` declares."""
-    asked: list[str] = config.getoption("--didact-plugin")
-    if asked:
-        return asked
-    file = config.rootpath / "pyproject.toml"
-    project = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    named = project.get("project", {}).get("entry-points", {}).get("didact", {})
-    if not named:
-        raise pytest.UsageError(
-            f"which plug-in's parts? {file} declares no entry point of the group 'didact'; name "
-            f"the plug-in with --didact-plugin NAME."
-        )
-    return list(named)
+def declared(test: Path) -> Sequence[str]:
+    """The plug-ins that the nearest `pyproject.toml` above a test declares."""
+    for folder in test.parents:
+        file = folder / "pyproject.toml"
+        project = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        named = project.get("project", {}).get("entry-points", {}).get("didact", {})
+        if named:
+            return list(named)
+    raise pytest.Collector.CollectError(
+        f"which plug-in's parts? No pyproject.toml above {test} declares an entry point of the "
+        f"group 'didact'; name the plug-in with --didact-plugin NAME."
+    )
 
 
 @cache
@@ -100,7 +100,7 @@ def parts(config: pytest.Config, plugin: str) -> Sequence[Part]:
     try:
         return list(parts_of(load(), plugin, given))
     except DidactError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.Collector.CollectError(str(error)) from error
 
 
 class Contract(pytest.Collector):
