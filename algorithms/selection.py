@@ -26,7 +26,7 @@ def clip_cov(
     cov_high: float = 5.0,
     clip_low: float = 1.0,
     clip_high: float = 1.0,
-    seed: int = 0,
+    seed: float = 0.0,
 ) -> Tensor:
     """0 on a random few tokens of high covariance of advantage and log-probability, 1 elsewhere.
 

@@ -111,7 +111,7 @@ def _phase_problems(
 
 def _rule_problems(phase: Phase, added: Names, models: set[str]) -> Iterator[tuple[Spot, str]]:
     spot: Spot = ("phases", phase.name, "rule")
-    for column in sorted(phase.rule.needs - added - {"mask"}):
+    for column in sorted(phase.rule.needs - added - {"mask", "age"}):
         split = readout_of(column)
         if split is None:
             yield spot, f"reads '{column}', but no stage of 'experience' adds it.{makers({column})}"

@@ -223,8 +223,21 @@ def _merge(into: Document, new: Document, at: Spot) -> None:
             _merge(into, new, spot)
         else:
             _forget(into, spot)
-            old_data[key] = value
+            old_data[key] = _without_removals(value, new, spot)
             into.places |= {s: p for s, p in new.places.items() if s[: len(spot)] == spot}
+
+
+def _without_removals(value: Any, new: Document, spot: Spot) -> Any:
+    """What replaces an inherited value whole; there is nothing in it to remove."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if item is REMOVE:
+                raise RecipeError(
+                    f"{new.place((*spot, key))}: {_dotted((*spot, key))}: nothing to remove: "
+                    f"'{_dotted(spot)}' does not inherit anything here."
+                )
+            _without_removals(item, new, (*spot, key))
+    return value
 
 
 def _mergeable(old: Any, new: Any) -> bool:

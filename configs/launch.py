@@ -117,10 +117,12 @@ def make_base(source: str, seed: int, registry: Registry, console: Console) -> P
     name = f"{Path(source).stem}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     home = cache_folder() / "bases" / name
     world = worlds.current()
-    if not home.exists() and world.rank == 0:
+    if not (home / "final").exists() and world.rank == 0:
         console.say(f"making the base model '{source}' (once; kept in {home})")
         with replacing(home) as unfinished:
-            train_recipe(source, [f"seed={seed}"], out=unfinished, console=console.nested())
+            made = train_recipe(source, [f"seed={seed}"], out=unfinished, console=console.nested())
+            if made != "done":
+                raise KeyboardInterrupt
     world.barrier()
     return home / "final"
 

@@ -24,7 +24,7 @@ def train(
         problems = run.sampler.draw(run.step)
         groups = experience([Group(run.renderer.prompt(problem)) for problem in problems], run)
         for phase in phases:
-            phase.offer(groups)
+            phase.offer(groups, run.step)
             began = time.perf_counter()
             for batch in phase.batches(run):
                 learner = run.learners[phase.model]

@@ -10,14 +10,20 @@ COUNTS = frozenset({"rows", "tokens", "idle_rows", "micro_batches", "skipped"})
 
 
 def record(metrics: dict[str, float], phase: str, update: Mapping[str, float]) -> None:
-    """Enter one optimizer step's report under `phase/name`; `phase/updates` counts them."""
-    before = metrics.get(f"{phase}/updates", 0.0)
-    metrics[f"{phase}/updates"] = before + 1
+    """Enter one optimizer step's report under `phase/name`; `phase/updates` counts them.
+
+    Counts are summed. The rest is averaged over the updates that ran something forward: one whose
+    rows were all idle reports no more than its counts.
+    """
+    metrics[f"{phase}/updates"] = metrics.get(f"{phase}/updates", 0.0) + 1
+    ran = update["rows"] > update["idle_rows"]
+    before = metrics.get(f"{phase}/updates_run", 0.0)
+    metrics[f"{phase}/updates_run"] = before + ran
     for name, value in update.items():
         key = f"{phase}/{name}"
         if name in COUNTS:
             metrics[key] = metrics.get(key, 0.0) + value
-        else:
+        elif ran:
             metrics[key] = (metrics.get(key, 0.0) * before + value) / (before + 1)
 
 

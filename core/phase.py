@@ -81,9 +81,13 @@ class Phase:
     optimizer: str = "main"
     max_age: int | None = None
 
-    def offer(self, groups: Sequence[Group]) -> None:
-        """Put what the phase takes into its pool, each row with its group's signals."""
-        self.pool.add([row for group in groups for row in group.leaving() if self.take(row)])
+    def offer(self, groups: Sequence[Group], step: int) -> None:
+        """Put what the phase takes into its pool, each row with its group's signals.
+
+        Outside the phase's window of steps nothing is kept for it.
+        """
+        if self.when.first <= step <= self.when.last:
+            self.pool.add([row for group in groups for row in group.leaving() if self.take(row)])
 
     def batches(self, run: Run) -> Iterator[Batch]:
         """Mini-batches for this step, none if it is not time. Frozen columns are read once."""
@@ -98,7 +102,7 @@ class Phase:
             used = self.epochs * sum(row.origin == origin for row in rows)
             run.metrics[f"{self.name}/used/{origin}"] = float(used)
         steps = self.epochs * (ceil(len(rows) / self.batch_size) if self.batch_size else 1)
-        rows = self._frozen(rows, steps, run)
+        rows = self._aged(self._frozen(rows, steps, run), run)
         for _ in range(self.epochs):
             for start, end in _near_equal(len(rows), self.batch_size or len(rows)):
                 yield Batch(tuple(rows[start:end]))
@@ -110,6 +114,14 @@ class Phase:
         fresh = [row for row in rows if row.version is None or row.version >= oldest]
         run.metrics[f"{self.name}/dropped_stale"] = float(len(rows) - len(fresh))
         return fresh
+
+    def _aged(self, rows: Sequence[Trajectory], run: Run) -> Sequence[Trajectory]:
+        """For rules that read "age": weight syncs since a row was sampled; 0 if it was not ours."""
+        if "age" not in self.rule.needs:
+            return rows
+        now = run.generators[self.model].version
+        ages = [0 if row.version is None else now - row.version for row in rows]
+        return [row.with_signals(age=float(age)) for row, age in zip(rows, ages, strict=True)]
 
     def _frozen(self, rows: Sequence[Trajectory], steps: int, run: Run) -> Sequence[Trajectory]:
         """Read out the columns the rule wants frozen; "old" ones not, when one step needs none."""

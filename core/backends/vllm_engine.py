@@ -16,12 +16,12 @@ from didact.core.backends import weight_sync
 from didact.core.backends.engines import random_state, restore_random
 from didact.core.backends.models import ModelSpec, load_model
 from didact.core.backends.vllm_versions import NOT_INSTALLED, Versions
-from didact.core.errors import DidactError, RecipeError, RunError
+from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import Sampling
 
 WORKER = "didact.core.backends.weight_sync.EngineSide"
 QUIET = {
-    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_LEVEL": "CRITICAL",  # errors reach the user as ours
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the learner's threads live in the same process
 }
@@ -165,8 +165,6 @@ def start(folder: Path, settings: Settings, transport: weight_sync.Transport) ->
         from vllm import LLM
 
         return LLM(str(folder), **_arguments(settings, transport))
-    except DidactError:
-        raise
     except Exception as error:
         raise RunError(
             f"generator 'vllm': the engine did not start: {_last_line(error)} If it is memory, "
@@ -192,7 +190,10 @@ def _arguments(settings: Settings, transport: weight_sync.Transport) -> dict[str
         "enforce_eager": settings.enforce_eager or not usable(),
         "seed": 0,
     }
-    if usable():
+    if not usable():
+        # A seeded request whose prompt is read in pieces fails: a CPU generator has no offset.
+        given["enable_chunked_prefill"] = False
+    else:
         given |= {
             "gpu_memory_utilization": settings.gpu_memory,
             "enable_sleep_mode": settings.sleep,
@@ -251,6 +252,17 @@ def sampling_params(sampling: Sampling, ends: Sequence[int], seed: int | None) -
         flat_logprobs=True,
         detokenize=False,
     )
+
+
+def generated(engine: Any, prompts: Sequence[Any], params: Sequence[Any]) -> Any:
+    """The engine's outputs in order; its failure as one line."""
+    try:
+        return engine.generate(prompts, params, use_tqdm=False)
+    except Exception as error:
+        raise RunError(
+            f"generator 'vllm': the engine failed while generating: {_last_line(error)} "
+            f"VLLM_LOGGING_LEVEL=INFO shows more."
+        ) from error
 
 
 def sampled_logprobs(output: Any) -> list[float]:

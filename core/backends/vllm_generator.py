@@ -171,7 +171,7 @@ class VllmGenerator:
             vllm_engine.sampling_params(sampling, self.ends, request.seed if self.seeded else None)
             for request in requests
         ]
-        outputs = self.engine.generate(prompts, params, use_tqdm=False)
+        outputs = vllm_engine.generated(self.engine, prompts, params)
         return [self._sample(output.outputs[0]) for output in outputs]
 
     def _sample(self, output: Any) -> Sample:
