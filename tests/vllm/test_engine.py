@@ -140,6 +140,14 @@ def test_a_seed_gives_its_sample_whatever_stands_beside_it(served, requests):
     assert twins[0].tokens.tolist() != twins[1].tokens.tolist()
 
 
+def test_more_prompt_tokens_than_the_engine_reads_at_once_are_fine(learner, served):
+    draw = torch.Generator().manual_seed(2)
+    many = [Request(torch.randint(3, 99, (130,), generator=draw), seed=at) for at in range(40)]
+    samples = served.generate(many, Sampling(max_tokens=3))
+    for sample, ours in zip(samples, learners_logprobs(learner, many, samples), strict=True):
+        assert torch.allclose(sample.logprobs, ours, atol=1e-4)
+
+
 def test_a_response_ends_with_its_end_token_or_is_truncated(tokenizer, served, requests):
     many = [Request(r.context, seed=at) for r in requests for at in range(8)]
     samples = served.generate(many, Sampling(max_tokens=60))
