@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -111,11 +112,16 @@ def _generator(
     learner: Learner,
     world: World,
 ) -> Generator:
+    factory = builder.registry.get("generator", recipe.generator.use).factory
+    served: dict[str, Any] = {"spec": spec}
+    if "spec" not in inspect.signature(factory).parameters:  # it needs the module itself
+        served = {"model": load_model(spec, tokenizer)}
     generator: Generator = builder.part(
         recipe.generator,
         f"generator.{name}",
-        model=load_model(spec, tokenizer),
+        **served,
         tokenizer=tokenizer,
+        temperature=recipe.sampling.temperature or 1.0,
         learner=learner,
         world=world,
     )

@@ -50,7 +50,7 @@ RESERVED = {
 PROVIDED = {
     "sampler": {"task", "seed"},
     "stage": {"rewards"},
-    "generator": {"model", "tokenizer", "learner", "world"},
+    "generator": {"model", "spec", "tokenizer", "learner", "temperature", "world"},
     "learner": {"model", "tokenizer", "optimizers", "temperature", "world", "values"},
     "observer": {"folder", "steps"},
 }
