@@ -25,7 +25,13 @@ from didact.algorithms import (
     weights,
 )
 from didact.core import annotate, observers, score, stages
-from didact.core.backends import deepspeed_learner, hf_generator, torch_learner
+from didact.core.backends import (
+    deepspeed_learner,
+    hf_generator,
+    server_generator,
+    torch_learner,
+    vllm_generator,
+)
 from didact.feedback import (
     buffers,
     critics,
@@ -261,6 +267,8 @@ def register_tasks(register: Register) -> None:
 @hookimpl
 def register_generators(register: Register) -> None:
     register("hf", hf_generator.HFGenerator)
+    register("vllm", vllm_generator.VllmGenerator)
+    register("server", server_generator.ServerGenerator)
 
 
 @hookimpl

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from didact.core.backends import weight_sync
 from didact.core.backends.engines import random_state, restore_random
@@ -103,26 +102,22 @@ def usable() -> bool:
     return True
 
 
-def described(spec: ModelSpec | None, model: nn.Module | None, tokenizer: Any) -> tuple[Any, Any]:
+def described(spec: ModelSpec, tokenizer: Any) -> tuple[Any, list[int]]:
     """A model's configuration, naming its architecture, and its end-of-sequence token ids."""
     from transformers import AutoConfig, GenerationConfig
 
-    if model is None and spec is not None and spec.config is not None:
+    if spec.config is not None:
         with torch.device("meta"):
-            model = load_model(spec, tokenizer, "meta")
-    if model is not None:
-        given: Any = model
-        config, settings = given.config, getattr(given, "generation_config", None)
-        config.architectures = config.architectures or [type(model).__name__]
-    elif spec is not None and spec.path is not None:
+            model: Any = load_model(spec, tokenizer, "meta")
+        config, settings = model.config, model.generation_config
+        config.architectures = [type(model).__name__]
+    else:
         config = AutoConfig.from_pretrained(spec.path)
+        config.dtype = getattr(torch, spec.dtype)
         try:
             settings = GenerationConfig.from_pretrained(spec.path)
         except OSError:  # a checkpoint without generation settings
             settings = None
-        config.dtype = getattr(torch, spec.dtype)
-    else:
-        raise RecipeError("generator 'vllm': needs a model's description or a model.")
     ends = getattr(settings, "eos_token_id", None)
     return config, ends if isinstance(ends, list) else [] if ends is None else [ends]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from didact.core.backends import vllm_engine, vllm_versions, weight_sync
 from didact.core.backends.models import ModelSpec
@@ -32,7 +31,7 @@ class VllmGenerator:
         tokenizer: its end-of-sequence token ends a response, as do those of the model's generation
             settings.
         learner: whose weights are served; an engine that slept asks it for them again.
-        spec: which model; or `model`, a module whose configuration says so.
+        spec: which model.
         temperature: of the learner's readouts, for the probe.
         world: the processes of the run; each has an engine of its own.
         gpu_memory: share of a GPU's memory for the engine, weights and cache together.
@@ -59,8 +58,7 @@ class VllmGenerator:
         self,
         tokenizer: Any,
         learner: Learner,
-        spec: ModelSpec | None = None,
-        model: nn.Module | None = None,
+        spec: ModelSpec,
         temperature: float = 1.0,
         world: World | None = None,
         *,
@@ -83,7 +81,7 @@ class VllmGenerator:
         self.learner = learner
         self.world: World = world or Alone()
         self.seeded, self.tensors = seeded, tensors
-        config, more_ends = vllm_engine.described(spec, model, tokenizer)
+        config, more_ends = vllm_engine.described(spec, tokenizer)
         chosen = dtype or str(config.dtype or torch.float32).removeprefix("torch.")
         self.dtype: torch.dtype = getattr(torch, chosen)
         self.ends = sorted({tokenizer.eos_token_id, *more_ends})
