@@ -26,7 +26,7 @@ class Builder:
     registry: Registry
     stateful: dict[str, Stateful] = field(default_factory=dict)
 
-    def part(self, spec: Use | Stage, path: str, **given: Any) -> Any:
+    def part(self, spec: Use | Stage, path: str, /, **given: Any) -> Any:
         """Make a part: construct a class, bind a function's settings, nested parts first.
 
         Args:
