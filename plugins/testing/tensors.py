@@ -149,7 +149,9 @@ def outcome(
         part = batch.take(list(piece))
         live = {name: leaf[rows][:, :width] for name, leaf in leaves.items()}
         total = total + sum(bound(part, live).values())
-    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    found: Sequence[Tensor | None] = [None] * len(leaves)
+    if total.requires_grad:
+        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     gradients = {
         name: torch.zeros_like(leaf) if gradient is None else gradient
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
