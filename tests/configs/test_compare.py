@@ -1,0 +1,144 @@
+"""Comparisons: cells, reuse, matching, failures, and what a wrong file says."""
+
+import json
+import textwrap
+
+import pytest
+from conftest import TINY
+
+from didact.configs.compare import estimate, run_comparison
+from didact.configs.comparison import cells, load_comparison
+from didact.core.errors import RecipeError
+
+
+def comparison(tmp_path, methods: str, more: str = "") -> str:
+    shared = {k: v for k, v in (o.split("=", 1) for o in TINY if not o.startswith("evaluation"))}
+    lines = "".join(f"  {k}: {v}\n" for k, v in shared.items())
+    evaluation = (
+        "  evaluation: {task: {use: letters, split: test, size: 8}, samples: 2, ks: [1, 2]}\n"
+    )
+    body = f"seeds: [0, 1]\n{more}set:\n  steps: 2\n{lines}{evaluation}methods:\n{methods}"
+    file = tmp_path / "mine.yaml"
+    file.write_text(body, encoding="utf-8")
+    return str(file)
+
+
+METHODS = textwrap.indent(
+    """\
+One: sft
+Same: sft
+Half:
+  recipe: sft
+  set: {sampler.prompts: 2, steps: 9}
+  match: {axis: demonstrations, of: One}
+Broken:
+  recipe: sft
+  set: {prompt.max_tokens: 2}
+""",
+    "  ",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A comparison that was run once, with one method that fails."""
+    folder = tmp_path_factory.mktemp("comparison")
+    file = comparison(folder, METHODS)
+    report = run_comparison(file, folder / "out")
+    return file, folder / "out", report
+
+
+def rows(out, label, seed=0):
+    lines = (out / "cells" / label / str(seed) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_every_cell_is_a_run_and_a_failed_one_takes_no_other_down(finished):
+    _, out, report = finished
+    for label in ("one", "same", "half"):
+        for seed in ("0", "1"):
+            assert (out / "cells" / label / seed / "final").is_dir()
+    broken = (out / "cells" / "broken" / "0" / "error.txt").read_text()
+    assert "its prompt has" in broken
+    text = report.read_text(encoding="utf-8")
+    assert "its prompt has" in text
+    assert (out / "report.md").exists() and (out / "report.csv").exists()
+
+
+def test_two_identical_methods_have_exactly_the_same_answers(finished):
+    _, out, _ = finished
+    for seed in ("0", "1"):
+        one, same = (
+            sorted((out / "cells" / label / seed / "evaluation").iterdir())[-1].read_text()
+            for label in ("one", "same")
+        )
+        assert one == same
+
+
+def test_a_matched_method_spends_what_the_other_spent(finished):
+    _, out, _ = finished
+    spent = [
+        [row["spent/demonstrations"] for row in rows(out, label) if row["kind"] == "train"][-1]
+        for label in ("one", "half")
+    ]
+    assert spent[0] == spent[1] == 8.0
+
+
+def test_finished_cells_are_reused_and_changed_ones_run_again(finished, capsys):
+    file, out, _ = finished
+    before = (out / "cells" / "one" / "0" / "manifest.json").stat().st_mtime_ns
+    run_comparison(file, out, only=["One"])
+    assert "One / seed 0: done before, reused" in capsys.readouterr().err
+    assert (out / "cells" / "one" / "0" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_dry_run_lists_cells_and_runs_nothing(tmp_path, capsys):
+    file = comparison(tmp_path, METHODS)
+    assert run_comparison(file, tmp_path / "out", dry_run=True) is None
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    assert "as many demonstrations as One" in lines[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_matched_come_after_those_they_match(tmp_path):
+    file = comparison(
+        tmp_path, "  Half: {recipe: sft, match: {axis: steps, of: One}}\n  One: sft\n"
+    )
+    assert [c.label for c in cells(load_comparison(file), tmp_path)] == [
+        "One",
+        "One",
+        "Half",
+        "Half",
+    ]
+    assert list(estimate(cells(load_comparison(file), tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("methods", "more", "message"),
+    [
+        ("  One: sftt\n", "", "no recipe named 'sftt'. Did you mean 'sft'"),
+        ("  One: sft\n", "baseline: Two\n", "mine.yaml: no method named 'Two'"),
+        ("  One: {recipe: sft, sett: {}}\n", "", "methods.One.sett: no key named 'sett'"),
+        ("  One: {recipe: sft, set: {stepz: 2}}\n", "", "stepz: no key named 'stepz'"),
+        ("  A: {recipe: sft, match: {axis: steps, of: B}}\n", "", "no method named 'B'"),
+        ("  One: sft\n", "axis: hours\n", "axis: "),
+    ],
+)
+def test_a_wrong_file_is_told_before_anything_runs(tmp_path, methods, more, message):
+    file = comparison(tmp_path, methods, more)
+    with pytest.raises(RecipeError, match=message):
+        run_comparison(file, tmp_path / "out")
+
+
+def test_an_unknown_comparison_or_method_names_the_nearest(tmp_path):
+    with pytest.raises(RecipeError, match="no comparison named 'quickstat'. Did you mean"):
+        load_comparison("quickstat")
+    file = comparison(tmp_path, "  One: sft\n")
+    with pytest.raises(RecipeError, match="no method named 'Onee'. Did you mean 'One'"):
+        run_comparison(file, tmp_path / "out", only=["Onee"])
+
+
+def test_the_packaged_comparisons_are_valid(tmp_path):
+    for name in ("quickstart", "relift_claims"):
+        assert cells(load_comparison(name), tmp_path)
