@@ -43,11 +43,13 @@ from didact.feedback import (
     replay,
     samplers,
 )
+from didact.feedback.judge import LlmCritic
 from didact.feedback.tasks import arithmetic, compositions, countdown, files, gym, letters, mixture
 from didact.plugins.hookspecs import hookimpl
 from didact.plugins.registry import Register
 from didact.rewards import format, length, match, math_verify, procedural, repetition
 from didact.rewards.each import each
+from didact.rewards.judge import Judge
 
 
 def _by_name(register: Register, *parts: Callable[..., Any]) -> None:
@@ -109,6 +111,7 @@ def register_rewards(register: Register) -> None:
     register("kimi_length", length.kimi_length)
     register("cosine_length", length.cosine_length)
     register("math_verify", math_verify.MathVerify)
+    register("judge", Judge)
 
 
 @hookimpl
@@ -116,6 +119,7 @@ def register_critics(register: Register) -> None:
     register("indicative", critics.Indicative)
     register("indicative_with_answer", critics.IndicativeWithAnswer)
     register("reference_solution", critics.ReferenceSolution)
+    register("llm", LlmCritic)
 
 
 @hookimpl
