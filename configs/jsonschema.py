@@ -1,7 +1,14 @@
-"""The JSON Schema of recipes, built from the signatures of all registered parts, for editors."""
+"""The JSON Schema of recipes, built from the signatures of all registered parts, for editors.
+
+A recipe file may inherit, so nothing is required of it that could come from `extends`: a part may
+be given by settings alone, without its `use:`. What no inheritance can mend is refused: names of
+parts, settings and keys that do not exist, and values of the wrong type.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from math import isfinite
 from typing import Any
 
 from didact.configs.schema import LossSpec, Recipe
@@ -24,57 +31,84 @@ USES: tuple[type[Use], ...] = (
     parts.Weight,
     LossSpec,
 )
+SHARED = frozenset({*(use.__name__ for use in USES), Stage.__name__})
+Json = dict[str, Any]
 
 
-def recipe_schema(registry: Registry) -> dict[str, Any]:
+def recipe_schema(registry: Registry) -> Json:
     """A JSON Schema (2020-12) in which every `use:` completes to the parts that exist."""
     schema = Recipe.model_json_schema(ref_template="#/$defs/{model}")
-    definitions: dict[str, Any] = schema.setdefault("$defs", {})
+    definitions: Json = schema.setdefault("$defs", {})
+    for definition in (schema, *definitions.values()):
+        definition.pop("required", None)
+    own = {use: _own(definitions.get(use.__name__, {})) for use in USES}
     for use in USES:
-        own = dict(definitions.get(use.__name__, {}).get("properties", {}))
-        own.pop("params", None)
-        own.pop("use", None)
-        entries = [e for e in registry.entries() if e.kind == use.kind]
-        names = [e.name for e in entries]
-        options = [_part(entry, own, definitions) for entry in entries]
-        definitions[use.__name__] = {"anyOf": [{"enum": names}, *options]}
+        options = _options(registry, use.kind, own[use], definitions)
+        definitions[use.__name__] = {"anyOf": list(options)}
     verbs = [e for e in registry.entries() if e.kind == "stage"]
     definitions[Stage.__name__] = {
         "anyOf": [
             {"enum": [entry.name for entry in verbs]},
-            *(_verb(entry, definitions) for entry in verbs),
+            *(_verb(entry, registry, definitions) for entry in verbs),
         ]
     }
     schema["properties"] |= {
         "extends": {
-            "description": "Recipes to start from: packaged names or relative paths.",
+            "description": "Recipes to start from: names, or paths relative to this file.",
             "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
         },
         "set": {"type": "object", "description": "Changes by dotted path, inside lists too."},
     }
-    schema.pop("required", None)  # a recipe may inherit what is required
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    _one_or_many(definitions)
+    finite: Json = _finite(whole)
+    return finite
 
 
-def _part(entry: Entry, own: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    given = _settings(entry, definitions)
-    return {
+def _own(definition: Mapping[str, Any]) -> Json:
+    """The keys that a recipe writes beside a part's settings."""
+    properties = definition.get("properties", {})
+    return {key: value for key, value in properties.items() if key not in ("use", "params")}
+
+
+def _options(
+    registry: Registry, kind: str, own: Json, definitions: Json, required: bool = True
+) -> Iterable[Json]:
+    """A part as its bare name, as one of the parts with its settings, or as settings alone."""
+    entries = [entry for entry in registry.entries() if entry.kind == kind]
+    yield {"enum": [entry.name for entry in entries]}
+    yield {"type": "string", "pattern": "^[^/]+/[^/]+$", "description": "plug-in/name"}
+    every: dict[str, list[Any]] = {}
+    for entry in entries:
+        given = _settings(entry, definitions)
+        for key, value in given.items():
+            every.setdefault(key, []).append(value)
+        owners = {entry.name, f"{entry.origin}/{entry.name}", f"{entry.package}/{entry.name}"}
+        yield {
+            "type": "object",
+            "description": entry.summary,
+            "properties": {"use": {"enum": sorted(owners)}, **given, **own},
+            "required": ["use", *(_required(entry) if required else ())],
+            "additionalProperties": False,
+        }
+    yield {
         "type": "object",
-        "description": entry.summary,
-        "properties": {"use": {"const": entry.name}, **given, **own},
-        "required": ["use", *_required(entry)],
+        "description": f"Settings of the inherited {kind}.",
+        "properties": {**{key: {"anyOf": values} for key, values in every.items()}, **own},
         "additionalProperties": False,
     }
 
 
-def _verb(entry: Entry, definitions: dict[str, Any]) -> dict[str, Any]:
+def _verb(entry: Entry, registry: Registry, definitions: Json) -> Json:
+    """A stage with its settings; those of its main part stand beside them."""
     main = main_part(entry)
     given = _settings(entry, definitions)
-    body: dict[str, Any] = {"type": "object", "properties": given, "additionalProperties": False}
+    body: Json = {"type": "object", "properties": given, "additionalProperties": False}
     if main is not None:
-        given.pop(main, None)
-        part = getattr(entry.params.model_fields[main].annotation, "__name__", "Use")
-        body = {"anyOf": [{"$ref": f"#/$defs/{part}"}, {"required": ["use"]}]}
+        own = {key: value for key, value in given.items() if key != main}
+        use = entry.params.model_fields[main].annotation
+        kind = use.kind if isinstance(use, type) and issubclass(use, Use) else ""
+        body = {"anyOf": [body, *_options(registry, kind, own, definitions)]}
     return {
         "type": "object",
         "description": entry.summary,
@@ -84,12 +118,40 @@ def _verb(entry: Entry, definitions: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _settings(entry: Entry, definitions: dict[str, Any]) -> dict[str, Any]:
-    schema = entry.params.model_json_schema(ref_template="#/$defs/{model}")
+def _settings(entry: Entry, definitions: Json) -> Json:
+    """The properties of a part's settings; what they refer to is kept apart for each plug-in."""
+    schema = entry.params.model_json_schema(ref_template=f"#/$defs/{entry.origin}.{{model}}")
     for name, definition in schema.get("$defs", {}).items():
-        definitions.setdefault(name, definition)
+        shared = {"$ref": f"#/$defs/{name}"}
+        kept = shared if name in SHARED else definition
+        definitions.setdefault(f"{entry.origin}.{name}", kept)
     return dict(schema.get("properties", {}))
 
 
 def _required(entry: Entry) -> list[str]:
     return [name for name, field in entry.params.model_fields.items() if field.is_required()]
+
+
+def _one_or_many(definitions: Json) -> None:
+    """Where a recipe may write one item for a list of one."""
+    losses = [definitions[LossSpec.__name__], definitions["PhaseSpec"]]
+    for definition in losses:
+        for holder in (definition, *definition.get("anyOf", ())):
+            properties = holder.get("properties", {})
+            for key in {"rule", "times", "select"} & properties.keys():
+                many = properties[key]
+                if "items" in many:
+                    properties[key] = {"anyOf": [many, many["items"]]}
+
+
+def _finite(value: Any) -> Any:
+    """Without defaults such as infinity, which JSON cannot say."""
+    if isinstance(value, Mapping):
+        return {
+            key: _finite(item)
+            for key, item in value.items()
+            if not (isinstance(item, float) and not isfinite(item))
+        }
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value
