@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from didact.core.errors import RecipeError, unknown
-from didact.plugins.recipes import recipe_files
+from didact.plugins.recipes import recipe_files, recipe_named
 
 PACKAGED = Path(__file__).parent
 Spot = tuple[str | int, ...]
@@ -113,23 +113,15 @@ def packaged() -> list[str]:
 
 
 def locate(source: str | Path, beside: Path | None = None) -> Path:
-    """The file of a recipe: a path, or the name of a packaged one or of a plug-in's.
-
-    Raises:
-        RecipeError: there is none, or a plug-in's recipe is called as another.
-    """
+    """The file of a recipe: a path, or the name of a packaged one or of a plug-in's."""
     path = Path(source)
     for candidate in ([beside / path] if beside else []) + [path]:
         if candidate.is_file():
             return candidate
     if path.suffix not in (".yaml", ".yml"):
-        own = {f"didact/{path.stem}": path for path in PACKAGED.glob("*.yaml")}
-        every = own | dict(recipe_files())
-        found = [name for name in every if str(source) in (name, name.partition("/")[2])]
-        if len(found) > 1:
-            raise RecipeError(f"recipe '{source}' is ambiguous; say {' or '.join(found)}.")
+        found = recipe_named(str(source), PACKAGED)
         if found:
-            return every[found[0]]
+            return found
     if path.suffix in (".yaml", ".yml") or "/" in str(source):
         raise RecipeError(f"{source}: no such file.")
     raise RecipeError(unknown("recipe", str(source), packaged()))

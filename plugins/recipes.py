@@ -10,6 +10,8 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from didact.core.errors import RecipeError
+
 GROUP = "didact"
 
 
@@ -28,3 +30,16 @@ def recipe_files(group: str = GROUP) -> Mapping[str, Path]:
             for path in sorted(Path(folder).glob("*.yaml")):
                 found.setdefault(f"{point.name}/{path.stem}", path)
     return found
+
+
+def recipe_named(name: str, own: Path) -> Path | None:
+    """The recipe of a name, or of `plug-in/name`, among those in `own` and those of plug-ins.
+
+    Raises:
+        RecipeError: two have that name.
+    """
+    every = {f"didact/{path.stem}": path for path in own.glob("*.yaml")} | dict(recipe_files())
+    found = [full for full in every if name in (full, full.partition("/")[2])]
+    if len(found) > 1:
+        raise RecipeError(f"recipe '{name}' is ambiguous; say {' or '.join(found)}.")
+    return every[found[0]] if found else None
