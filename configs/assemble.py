@@ -12,7 +12,7 @@ from didact.configs.schema import PhaseSpec, Recipe
 from didact.core.errors import RecipeError, unknown
 from didact.core.phase import Phase, readout_of
 from didact.core.pipeline import Pipeline, listed, makers, missing_inputs
-from didact.core.protocols import Names, ReplayBuffer, Sampler, Stage, Stateful
+from didact.core.protocols import Names, ReplayBuffer, Sampler, Stage, Stateful, TaskSource
 from didact.core.score import Rewards, Weighted
 from didact.plugins.registry import Registry
 
@@ -29,6 +29,7 @@ class Parts:
     experience: Pipeline
     phases: list[Phase]
     buffers: Mapping[str, ReplayBuffer]
+    task: TaskSource
     sampler: Sampler
     rewards: Rewards
     stateful: Mapping[str, Stateful]
@@ -60,6 +61,7 @@ def assemble(recipe: Recipe, registry: Registry, document: Document | None = Non
         experience=Pipeline(stages),
         phases=phases,
         buffers=buffers,
+        task=task,
         sampler=builder.part(recipe.sampler, "sampler", task=task, seed=recipe.seed),
         rewards=rewards,
         stateful=builder.stateful,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,9 +71,20 @@ class Watch:
         self.began = time.perf_counter()
         self.first: int | None = None
         self.said = 0.0
+        self.step = "before the first step"
 
     def on_start(self, run: Run) -> None:
         self.began = time.perf_counter()
+        for generator in run.generators.values():
+            if self.console.live and hasattr(generator, "progress"):
+                generator.progress = self._answering
+
+    def _answering(self, done: int, total: int) -> None:
+        """On a terminal: how far the engine is with what it was asked, several times a second."""
+        now = time.perf_counter()
+        if now - self.said > 0.2 and done < total:
+            self.said = now
+            self._line(f"{self.step}  generating: {done}/{total} responses", keep=False)
 
     def on_step(self, step: int, groups: Sequence[Group], metrics: Mapping[str, float]) -> None:
         self.first = step if self.first is None else self.first
@@ -82,6 +94,7 @@ class Watch:
         if not self.console.live and now - self.said < 1.0 and done < self.steps:
             return
         self.said = now
+        self.step = f"step {done + 1}/{self.steps}"
         left = pace * (self.steps - done)
         line = (
             f"step {done}/{self.steps}  {_brief(metrics)}  {pace:.2f} s/step  {_clock(left)} left"
@@ -98,12 +111,16 @@ class Watch:
     def on_end(self, error: BaseException | None) -> None:
         if self.console.live:
             print(file=sys.stderr)
+        elif error is not None:
+            self.console.say(f"stopped: {type(error).__name__}")
 
     def _line(self, text: str, keep: bool) -> None:
         if not self.console.live:
             self.console.say(text)
             return
         end = "\n" if keep else ""
+        if not keep:  # a line that wraps could not be rewritten
+            text = text[: shutil.get_terminal_size().columns - len(self.console.indent) - 1]
         print(f"\r\x1b[2K{self.console.indent}{text}", end=end, file=sys.stderr, flush=True)
 
 

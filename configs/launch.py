@@ -54,6 +54,7 @@ def train_recipe(
     try:
         policy = policy_of(recipe, None, registry, console)
         opened = open_recipe(recipe, parts, registry, policy)
+        _tell_skipped(opened, folder, console)
         return _session(opened, folder, console, resume)()
     except BaseException:
         (folder.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -125,6 +126,19 @@ def make_base(source: str, seed: int, registry: Registry, console: Console) -> P
                 raise KeyboardInterrupt
     world.barrier()
     return home / "final"
+
+
+def _tell_skipped(opened: Opened, folder: RunFolder, console: Console) -> None:
+    """Say which rows of the data were left out on request, and list them in the run's folder."""
+    evaluated = opened.evaluation.task if opened.evaluation else None
+    for name, task in (("task", opened.parts.task), ("evaluation.task", evaluated)):
+        skipped: Sequence[str] = getattr(task, "skipped", ())
+        if skipped:
+            file = folder.path / f"skipped-{name}.txt"
+            file.write_text("\n".join(skipped) + "\n", encoding="utf-8")
+            console.say(
+                f"{name}: {len(skipped)} rows skipped, the first: {skipped[0]} (see {file})"
+            )
 
 
 def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) -> Session:

@@ -10,6 +10,16 @@ from didact.core.protocols import Names, Run, Stage
 from didact.core.types import Group
 
 
+def unmet(stages: Sequence[Stage]) -> Names:
+    """What stages in this order read that none of them adds before."""
+    have: set[str] = set()
+    lacking: set[str] = set()
+    for stage in stages:
+        lacking |= stage.needs - have
+        have |= stage.adds
+    return frozenset(lacking)
+
+
 def missing_inputs(stages: Sequence[tuple[str, Stage]]) -> Iterator[tuple[int, str]]:
     """Position and message for every stage that reads what no earlier stage adds."""
     have: set[str] = set()
@@ -32,8 +42,9 @@ class Pipeline:
     """
 
     def __init__(self, stages: Sequence[tuple[str, Stage]]) -> None:
-        for position, message in missing_inputs(stages):
-            raise RecipeError(f"stage {position}: {message}")
+        lacking = unmet([stage for _, stage in stages])
+        if lacking:
+            raise RecipeError(f"no stage adds {listed(lacking)} before it is read.")
         self.stages = stages
         self.adds: Names = frozenset().union(*(stage.adds for _, stage in stages))
 

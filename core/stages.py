@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from didact.core.errors import RecipeError
 from didact.core.phase import readout_of
-from didact.core.pipeline import Pipeline
+from didact.core.pipeline import Pipeline, unmet
 from didact.core.protocols import (
     CritiqueProvider,
     Failed,
@@ -213,22 +213,19 @@ class Fill:
 
     @property
     def needs(self) -> Names:
-        return NOTHING
+        return unmet(self.stages)
 
     @property
     def adds(self) -> Names:
-        return self._pipeline.adds
-
-    @property
-    def _pipeline(self) -> Pipeline:
-        return Pipeline([(type(s).__name__.lower(), s) for s in self.stages])
+        return frozenset().union(*(stage.adds for stage in self.stages))
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
-        kept = list(self._pipeline(groups, run))
+        inner = Pipeline([(f"fill/{type(s).__name__.lower()}", s) for s in self.stages])
+        kept = list(inner(groups, run))
         rounds = 1
         while len(kept) < self.groups and rounds < self.rounds:
             problems = run.sampler.draw(run.step)
-            kept += self._pipeline([Group(run.renderer.prompt(p)) for p in problems], run)
+            kept += inner([Group(run.renderer.prompt(p)) for p in problems], run)
             rounds += 1
         run.metrics["fill/rounds"] = float(rounds)
         run.metrics["fill/surplus"] = float(max(len(kept) - self.groups, 0))

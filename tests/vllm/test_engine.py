@@ -239,6 +239,61 @@ def test_comparing_tensors_sees_what_is_too_small_for_the_probe(spec, learner, s
         served.sync(learner)
 
 
+class Sleepy:
+    """FAKE memory of a GPU around the real engine: remembers what was freed and given back."""
+
+    def __init__(self, engine):
+        self.engine, self.said = engine, []
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def sleep(self, level):
+        self.said.append(f"sleep {level}")
+
+    def wake_up(self, tags):
+        self.said.append(f"wake {','.join(tags)}")
+        return True
+
+    def collective_rpc(self, method, *args, **kwargs):
+        self.said.append(method)
+        return self.engine.collective_rpc(method, *args, **kwargs)
+
+    def generate(self, *args, **kwargs):
+        self.said.append("generate")
+        return self.engine.generate(*args, **kwargs)
+
+
+@pytest.mark.parametrize("use", ["generate", "sync"])
+def test_an_engine_at_rest_gets_weights_before_its_cache(learner, served, requests, use):
+    kept, sleepy = served.engine, Sleepy(served.engine)
+    served.engine, served.push = sleepy, replace(served.push, engine=sleepy)
+    served.sleeps = True
+    try:
+        served.rest()
+        served.rest()
+        if use == "sync":
+            served.sync(learner)
+        samples = served.generate(requests[:2], Sampling(max_tokens=2))
+    finally:
+        served.engine, served.sleeps = kept, False
+        served.push = replace(served.push, engine=kept)
+    assert sleepy.said == [
+        "sleep 2",
+        "wake weights",
+        "reload_weights",
+        "didact_repair",
+        "wake kv_cache",
+        "generate",
+    ]
+    assert {s.version for s in samples} == {int(use == "sync")}
+
+
+def test_rest_does_nothing_without_sleep(served):
+    served.rest()
+    assert not served.asleep
+
+
 def test_nothing_asked_gives_nothing(served):
     assert list(served.generate([], Sampling())) == []
 
