@@ -1,0 +1,75 @@
+"""Settings that cannot work are refused before an engine starts, with FAKE configurations."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from didact.core.backends import vllm_engine
+from didact.core.errors import RecipeError
+
+
+def config(**changes):
+    given = {"num_attention_heads": 6, "hidden_size": 96, "head_dim": 32} | changes
+    made = SimpleNamespace(architectures=["Qwen3ForCausalLM"], **given)
+    made.get_text_config = lambda: made
+    return made
+
+
+def settings(**changes):
+    given = {
+        "gpu_memory": 0.4,
+        "kv_cache_gib": None,
+        "max_model_len": 64,
+        "max_sequences": 8,
+        "tensor_parallel": 1,
+        "enforce_eager": True,
+        "dtype": "float32",
+        "separate_process": False,
+        "sleep": False,
+    }
+    return vllm_engine.Settings(**(given | changes))
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """FAKE: two GPUs, and a vLLM that serves every model."""
+    monkeypatch.setattr(vllm_engine, "usable", lambda: True)
+    monkeypatch.setattr(vllm_engine, "_check_model", lambda *about: None)
+    monkeypatch.setattr(vllm_engine.torch.cuda, "device_count", lambda: 2)
+
+
+def test_tensor_parallelism_must_divide_the_heads(gpus):
+    with pytest.raises(RecipeError, match=r"4 does not divide the model's 6.*1, 2, 3, 6"):
+        settings(tensor_parallel=4).check(config())
+
+
+def test_more_gpus_than_there_are_cannot_be_asked_for(gpus):
+    with pytest.raises(RecipeError, match="3 GPUs asked for, 2 are here"):
+        settings(tensor_parallel=3).check(config())
+    assert settings(tensor_parallel=2).check(config())
+
+
+@pytest.mark.parametrize("setting", [{"tensor_parallel": 2}, {"separate_process": True}])
+def test_ranks_have_an_engine_each(gpus, setting):
+    with pytest.raises(RecipeError, match="each has an engine of its own"):
+        settings(ranks=2, **setting).check(config())
+
+
+def test_an_engine_on_gpus_is_told_how_much_memory(gpus):
+    given = vllm_engine._arguments(settings(sleep=True, kv_cache_gib=2.0), "ipc")
+    assert given["gpu_memory_utilization"] == 0.4 and given["enable_sleep_mode"]
+    assert given["kv_cache_memory_bytes"] == 2 * 2**30
+    assert given["weight_transfer_config"] == {"backend": "ipc"}
+    assert given["logprobs_mode"] == "processed_logprobs" and given["load_format"] == "dummy"
+    assert "distributed_executor_backend" not in given
+
+
+def test_ranks_bring_their_own_processes(gpus):
+    given = vllm_engine._arguments(settings(ranks=2), "memory")
+    assert given["distributed_executor_backend"] == "external_launcher"
+
+
+def test_logprobs_of_a_flat_output_are_the_sampled_tokens():
+    """The engine may add the most probable token's number after the sampled one's."""
+    kept = SimpleNamespace(logprobs=[-1.0, -0.5, -2.0], start_indices=[0, 2])
+    assert vllm_engine.sampled_logprobs(SimpleNamespace(logprobs=kept)) == [-1.0, -2.0]
