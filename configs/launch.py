@@ -172,7 +172,7 @@ def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) 
 
 
 def _write_manifest(folder: RunFolder, opened: Opened) -> None:
-    plugins = {entry.origin: "built in" for entry in opened.registry.entries()}
+    plugins = opened.registry.versions()
     recipe = opened.recipe
     data = {
         name: hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -148,6 +148,11 @@ class Registry:
     def names(self, kind: str) -> list[str]:
         return sorted(self._tables[kind])
 
+    def versions(self) -> dict[str, str]:
+        """Each plug-in whose parts are here, with its package and version: for a run's record."""
+        installed = {p.name: f"{p.package} {p.version}" for p in self.plugins.values()}
+        return {entry.origin: installed.get(entry.origin, "built in") for entry in self.entries()}
+
     def entries(self) -> Iterator[Entry]:
         for kind in HOOKS:
             yield from (self._tables[kind][name] for name in self.names(kind))

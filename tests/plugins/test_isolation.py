@@ -124,6 +124,11 @@ def test_another_api_is_refused_with_both_ranges(install, declared, said):
         registry.get("reward", "brevity")
 
 
+def test_a_run_s_record_says_which_plug_ins_there_were(install):
+    install("short", GOOD, version="1.2")
+    assert load().versions() == {"didact": "built in", "short": "didact-short 1.2"}
+
+
 def test_a_misspelt_hook_in_an_object_given_by_hand_is_an_error():
     plugin = types.SimpleNamespace()
     plugin.register_losess = hookimpl(lambda register: None)
