@@ -65,7 +65,7 @@ def assemble(recipe: Recipe, registry: Registry, document: Document | None = Non
         sampler=builder.part(recipe.sampler, "sampler", task=task, seed=recipe.seed),
         rewards=rewards,
         stateful=builder.stateful,
-        reads=_reads(stages, phases),
+        reads=_reads(recipe, stages, phases),
     )
 
 
@@ -130,12 +130,16 @@ def _size_problems(spot: Spot, spec: PhaseSpec) -> Iterator[tuple[Spot, str]]:
         )
 
 
-def _reads(stages: list[tuple[str, Stage]], phases: list[Phase]) -> dict[str, list[str]]:
+def _reads(
+    recipe: Recipe, stages: list[tuple[str, Stage]], phases: list[Phase]
+) -> dict[str, list[str]]:
     readers = [(f"phases.{phase.name}", phase.rule.needs) for phase in phases]
     readers += [
         (f"experience.{at} ({label})", frozenset(getattr(stage, "columns", ())))
         for at, (label, stage) in enumerate(stages)
     ]
+    if recipe.evaluation is not None and recipe.evaluation.kl:
+        readers.append(("evaluation.kl", frozenset({"ref_logprobs"})))
     reads: dict[str, list[str]] = {}
     for who, columns in readers:
         for column in sorted(columns):

@@ -148,4 +148,5 @@ def make_evaluation(spec: EvaluationSpec, parts: Parts, builder: Builder) -> Eva
         ks=spec.ks,
         by=spec.by,
         bins=spec.bins,
+        kl=spec.kl,
     )

@@ -143,6 +143,7 @@ class EvaluationSpec(Strict):
         ks: the k of pass@k; those above `samples` are refused.
         by: metadata keys to break accuracy down by.
         bins: break down by base-model difficulty: easy >= 0.75, medium, hard, hardest = 0.
+        kl: measure how far the policy is from its start, on the sampled answers (loads `ref`).
         samples_every: sampled answers also at the intermediate evaluations, not only at the end.
         sampling: overrides of the run's sampling.
     """
@@ -154,6 +155,7 @@ class EvaluationSpec(Strict):
     ks: list[Count] = [1, 8]
     by: list[str] = []
     bins: bool = False
+    kl: bool = False
     samples_every: bool = False
     sampling: SamplingSpec | None = None
 

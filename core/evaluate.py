@@ -78,6 +78,8 @@ class Evaluation:
         sampled_every: sampled answers at intermediate evaluations too.
         by: metadata keys that accuracy is broken down by.
         bins: break down by base difficulty, measured on the first model evaluated.
+        kl: also `eval/kl_start`, in nats per token: the mean of log pi - log pi_ref over the tokens
+            of the sampled answers, an unbiased estimate of how far the policy is from its start.
     """
 
     task: TaskSource
@@ -88,6 +90,7 @@ class Evaluation:
     ks: Sequence[int] = (1,)
     by: Sequence[str] = ()
     bins: bool = False
+    kl: bool = False
     chunk: int = 256
 
     def __call__(
@@ -104,6 +107,7 @@ class Evaluation:
         if self.sampled and (final or self.sampled_every or not self.greedy):
             pipelines["sampled"] = self.sampled
         answered: list[Answered] = []
+        gaps: list[float] = []
         for start in range(0, len(self.task), self.chunk):
             indices = range(start, min(start + self.chunk, len(self.task)))
             groups = [Group(run.renderer.prompt(self.task[at])) for at in indices]
@@ -112,9 +116,14 @@ class Evaluation:
                 _answered({name: by[at] for name, by in done.items()}, bins)
                 for at in range(len(groups))
             ]
+            if self.kl and "sampled" in done:
+                gaps += _gaps(done["sampled"], run)
             if progress is not None:
                 progress(len(answered), len(self.task))
-        return answered, self.summary(answered)
+        metrics = self.summary(answered)
+        if gaps:
+            metrics["eval/kl_start"] = sum(gaps) / len(gaps)
+        return answered, metrics
 
     def summary(self, answered: Sequence[Answered]) -> dict[str, float]:
         """Metrics over all problems, by each metadata key, and by base difficulty."""
@@ -128,6 +137,14 @@ class Evaluation:
         for suffix, items in sorted(parts.items()):
             metrics |= {f"eval/{k}{suffix}": v for k, v in measures(items, self.ks).items()}
         return metrics
+
+
+def _gaps(groups: Sequence[Group], run: Run) -> list[float]:
+    """log pi - log pi_ref of every sampled token."""
+    rows = [member for group in groups for member in group.members]
+    rows = list(run.frozen["ref"].freeze(rows, frozenset({"ref_logprobs"})))
+    gaps = [row.columns["behavior_logprobs"] - row.columns["ref_logprobs"] for row in rows]
+    return [float(value) for gap in gaps for value in gap]
 
 
 def _answered(groups: Mapping[str, Group], bins: Mapping[str, str] | None) -> Answered:

@@ -145,11 +145,12 @@ class Session:
     def evaluate(self, done: int, *, final: bool) -> dict[str, float]:
         """Evaluate the policy as it is after `done` steps, and write the answers down."""
         assert self.evaluation is not None
-        return self._record(done, self.evaluation(self.run, final=final, bins=self.bins)[0])
+        return self._record(done, *self.evaluation(self.run, final=final, bins=self.bins))
 
-    def _record(self, done: int, answered: Sequence[Answered]) -> dict[str, float]:
-        assert self.evaluation is not None
-        metrics = self.results[done] = self.evaluation.summary(answered)
+    def _record(
+        self, done: int, answered: Sequence[Answered], metrics: dict[str, float]
+    ) -> dict[str, float]:
+        self.results[done] = metrics
         if self.run.world.rank == 0:
             write(answered, self.folder.evaluation(done))
         notify(self.observers, "on_evaluation", done, metrics)
@@ -162,11 +163,12 @@ class Session:
         if file.exists():
             self.bins = json.loads(file.read_text(encoding="utf-8"))
             return
-        answered, _ = self.evaluation(self.run)
+        answered, metrics = self.evaluation(self.run)
         self.bins = base_bins(answered)
         if self.run.world.rank == 0:
             file.write_text(json.dumps(self.bins), encoding="utf-8")
-        self._record(0, [replace(item, bin=self.bins[item.id]) for item in answered])
+        answered = [replace(item, bin=self.bins[item.id]) for item in answered]
+        self._record(0, answered, {**metrics, **self.evaluation.summary(answered)})
 
     @property
     def _stateful(self) -> dict[str, Stateful]:

@@ -1,0 +1,70 @@
+"""Evaluation: unbiased pass@k, base bins, breakdowns, and the distance from the start."""
+
+import json
+from itertools import combinations
+from math import comb
+
+import pytest
+
+from didact.core.evaluate import Answered, base_bins, difficulty, measures, pass_at_k
+
+EVALUATION = (
+    "evaluation={task: {use: letters, split: test, size: 8}, samples: 4, ks: [1, 2], by: [level], "
+    "bins: true, kl: true, every: 1}"
+)
+
+
+def answered(id: str, successes: tuple[float, ...], greedy: float | None = 1.0) -> Answered:
+    return Answered(id, "q", "a", {"level": 1}, greedy, successes, ("x",), (3,), (1.0,), 0)
+
+
+@pytest.mark.parametrize(("n", "correct", "k"), [(8, 0, 1), (8, 3, 2), (8, 8, 8), (5, 2, 4)])
+def test_pass_at_k_is_the_share_of_draws_with_a_right_answer(n, correct, k):
+    # by brute force: draw k of n answers, the first `correct` of which are right
+    hits = sum(any(at < correct for at in draw) for draw in combinations(range(n), k))
+    assert pass_at_k(n, correct, k) == pytest.approx(hits / comb(n, k), abs=1e-12)
+
+
+def test_pass_at_k_is_undefined_for_more_answers_than_there_are():
+    with pytest.raises(ValueError, match="undefined"):
+        pass_at_k(4, 1, 5)
+
+
+def test_the_bins_have_the_edges_of_the_paper():
+    rates = {
+        1.0: "easy",
+        0.75: "easy",
+        0.625: "medium",
+        0.375: "medium",
+        0.25: "hard",
+        0.125: "hard",
+    }
+    assert {rate: difficulty(rate) for rate in rates} == rates
+    assert difficulty(0.0) == "hardest"
+    assert base_bins([answered("p", (1.0, 0.0, 0.0, 0.0))]) == {"p": "hard"}
+
+
+def test_measures_average_over_problems_not_over_answers():
+    # 4 of 4 and 0 of 4: avg 0.5; pass@2 is 1 for one problem and 0 for the other
+    items = [answered("p", (1.0,) * 4), answered("q", (0.0,) * 4, greedy=0.0)]
+    found = measures(items, [1, 2])
+    assert found["avg@4"] == found["pass@2"] == found["greedy"] == 0.5
+
+
+def test_a_run_measures_its_start_and_every_evaluation_in_the_same_bins(run):
+    folder = run(
+        "sft", "steps=2", EVALUATION, "optimizers.main.lr=0.05", "optimizers.main.warmup=0"
+    )
+    bins = json.loads((folder / "bins.json").read_text())
+    assert set(bins.values()) == {"hardest"}
+    for step in (0, 1, 2):
+        lines = (folder / "evaluation" / f"step-{step:06d}.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [row["bin"] for row in rows] == ["hardest"] * 8
+        assert {row["metadata"]["level"] for row in rows} == {1, 2, 3, 4}
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found = [row for row in map(json.loads, lines) if row["kind"] == "evaluation"]
+    assert [row["step"] for row in found] == [0, 1, 2]
+    assert found[0]["eval/kl_start"] == pytest.approx(0.0, abs=1e-6)
+    assert found[2]["eval/kl_start"] > 0.05
+    assert found[2]["eval/problems/level=1"] == 2
