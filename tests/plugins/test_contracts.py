@@ -1,5 +1,10 @@
 """Every built-in part keeps the promises that a third party's part is held to."""
 
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from zlib import crc32
+
 import pytest
 
 from didact.core.types import Problem
@@ -16,6 +21,35 @@ TASKS_OF_FILES = {"jsonl", "csv", "parquet", "hub"}
 """Held to the promise in tests/tasks, where there are files."""
 MODELS = {"read"}
 """Stages that need a model."""
+
+
+class Grader(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server whose judgement depends on the question alone."""
+
+    def do_GET(self):
+        self.answer({"data": [{"id": "grader"}]})
+
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        said = f"Score: {crc32(asked) % 11}"
+        self.answer({"choices": [{"message": {"role": "assistant", "content": said}}]})
+
+    def answer(self, data):
+        body = json.dumps(data).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *words):
+        """Nothing: what is asked is in the test."""
+
+
+def served():
+    """The address of a grader that lives as long as the tests."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Grader)
+    Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/v1"
 
 
 def gym():
@@ -44,6 +78,7 @@ EXAMPLES = {
     "weight:shortfall": Example({"target": 0.5}),
     "reward:choice_match": Example(problems=[CHOICE]),
     "reward:cosine_length": Example({"correct": "exact_match", "limit": 50}, problems=[SUM]),
+    "reward:judge": Example({"url": served()}, seconds=60),
     "reward:kimi_length": Example({"correct": "exact_match"}, problems=[SUM], grouped=True),
     "reward:countdown_answer": Example(problems=COUNTDOWN),
     "reward:countdown_tagged": Example(problems=COUNTDOWN),
