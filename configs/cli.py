@@ -133,15 +133,18 @@ def new_plugin(
     name: Annotated[str, typer.Argument(help="What it adds, e.g. my-loss.")],
     kind: Annotated[
         str,
-        typer.Option(help="loss, reward, critic, source, sampler, buffer, environment or method."),
+        typer.Option(
+            help="loss, advantage, reward, critic, source, sampler, buffer, environment or method."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path(),
 ) -> None:
     """Write a plug-in package: one typed module, a recipe, tests, ready to be installed."""
+    from didact.configs.document import packaged
     from didact.plugins import scaffold
     from didact.plugins.manager import load
 
-    home = scaffold.new_plugin(name, kind, out, load())
+    home = scaffold.new_plugin(name, kind, out, load(), packaged())
     typer.echo(f"{home}: install it with  pip install -e '{home}[test]'  and run  pytest {home}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +11,17 @@ from pathlib import Path
 from didact.core.errors import PluginError, unknown
 from didact.plugins.registry import Registry
 
-KINDS = ("loss", "reward", "critic", "source", "sampler", "buffer", "environment", "method")
+KINDS = (
+    "loss",
+    "advantage",
+    "reward",
+    "critic",
+    "source",
+    "sampler",
+    "buffer",
+    "environment",
+    "method",
+)
 NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 PREFIX = "didact-"
 
@@ -47,8 +58,13 @@ class Names:
         return cls(PREFIX + bare.replace("_", "-"), bare.replace("-", "_"))
 
 
-def new_plugin(name: str, kind: str, folder: Path, registry: Registry) -> Path:
+def new_plugin(
+    name: str, kind: str, folder: Path, registry: Registry, recipes: Collection[str] = ()
+) -> Path:
     """Write a plug-in package into `folder`; returns where it is.
+
+    Args:
+        recipes: names of recipes that exist, which the new one must not have.
 
     Raises:
         PluginError: the kind or name will not do, a part has that name, or the place is taken.
@@ -62,6 +78,8 @@ def new_plugin(name: str, kind: str, folder: Path, registry: Registry) -> Path:
                 f"a {entry.kind} named '{names.part}' exists already, in '{entry.origin}'; "
                 f"choose another name."
             )
+    if names.part in recipes:
+        raise PluginError(f"a recipe named '{names.part}' exists already; choose another name.")
     home = folder / names.package
     if home.exists():
         raise PluginError(f"{home} exists already; remove it, or choose another name or --out.")

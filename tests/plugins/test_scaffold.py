@@ -90,4 +90,6 @@ def test_a_name_that_is_taken_and_a_kind_that_is_none_are_refused(tmp_path):
         new_plugin("ppo-clip", "loss", tmp_path, registry)
     with pytest.raises(PluginError, match="Did you mean 'reward'"):
         new_plugin("mine", "rewards", tmp_path, registry)
+    with pytest.raises(PluginError, match="a recipe named 'grpo' exists already"):
+        new_plugin("grpo", "method", tmp_path, registry, ["grpo"])
     assert not list(Path(tmp_path).iterdir())
