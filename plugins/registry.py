@@ -57,7 +57,7 @@ class Entry:
     @cached_property
     def params(self) -> type[BaseModel]:
         """Model of the settings a recipe may give, read off the signature when first asked for."""
-        from didact.plugins.spec import params_of
+        from didact.plugins.signature import params_of
 
         return params_of(self.kind, self.factory)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from didact.core.protocols import Failed
-from didact.plugins.spec import params_of
+from didact.plugins.signature import params_of
 from didact.rewards.each import each
 
 

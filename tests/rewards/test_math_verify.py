@@ -6,7 +6,7 @@ import time
 import pytest
 
 from didact.core.protocols import Failed
-from didact.plugins.spec import params_of
+from didact.plugins.signature import params_of
 from didact.rewards.math_verify import MathVerify
 from didact.rewards.pool import Died
 

@@ -9,7 +9,7 @@ from didact.core.errors import DataError, RecipeError
 from didact.core.where import Where
 from didact.feedback.tasks.columns import Columns
 from didact.feedback.tasks.files import comma_separated, hub, json_lines, parquet
-from didact.plugins.spec import params_of
+from didact.plugins.signature import params_of
 
 ROWS = [
     {"question": "1+1?", "answer": "2", "level": 1, "steps": "It is 2.", "uid": "a"},

@@ -186,7 +186,7 @@ def test_drawing_problems_leaves_the_global_generator_alone():
     [letters_answer, arithmetic_answer, countdown_answer, countdown_tagged, procedural_answer],
 )
 def test_a_lifted_verifier_scores_many_and_keeps_its_settings(verifier):
-    from didact.plugins.spec import params_of
+    from didact.plugins.signature import params_of
     from didact.rewards.each import each
 
     lifted = each(verifier)

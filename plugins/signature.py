@@ -1,0 +1,96 @@
+"""A part's settings, read off its signature: nothing is declared twice."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from didact.core import protocols
+from didact.core.errors import PluginError
+from didact.core.schedule import Scalar
+from didact.plugins.spec import (
+    CALLED,
+    PROVIDED,
+    RESERVED,
+    Advantage,
+    Buffer,
+    Critic,
+    Environment,
+    Reward,
+    Sampler,
+    Source,
+    Stage,
+    Task,
+)
+
+SPECS: dict[Any, Any] = {
+    protocols.AdvantageEstimator: Advantage,
+    protocols.RewardProvider: Reward,
+    protocols.CritiqueProvider: Critic,
+    protocols.RolloutSource: Source,
+    protocols.ReplayBuffer: Buffer,
+    protocols.Environment: Environment,
+    protocols.TaskSource: Task,
+    protocols.Sampler: Sampler,
+    protocols.Stage: Stage,
+}
+
+
+def params_of(kind: str, factory: Callable[..., Any]) -> type[BaseModel]:
+    """Read a part's settings off its signature: nothing is declared twice.
+
+    Of a class they are the constructor's parameters; of a function of data the keyword-only ones;
+    of any other function all. A parameter annotated with one of our protocols is itself a part.
+    """
+    is_class = inspect.isclass(factory)
+    hints = get_type_hints(factory.__init__ if is_class else factory)
+    only_keywords = kind in CALLED and not is_class
+    declared: dict[str, Any] = {
+        p.name: (_spec(kind, hints.get(p.name, Any)), _default(factory, p))
+        for p in inspect.signature(factory).parameters.values()
+        if p.name not in PROVIDED.get(kind, ())
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and (p.kind is p.KEYWORD_ONLY or not only_keywords)
+    }
+    name = getattr(factory, "__name__", "part")
+    taken = {"use", *RESERVED.get(kind, ())} & declared.keys()
+    if taken:
+        raise PluginError(
+            f"{kind} '{name}' has a setting called '{min(taken)}', a word that recipes use for "
+            f"something else; rename it."
+        )
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    return create_model(name, __config__=config, **declared)
+
+
+def _spec(kind: str, hint: Any) -> Any:
+    """The type a recipe's value must have: protocols become parts, floats may be schedules."""
+    if hint is float and kind in CALLED | {"source"}:
+        return Scalar
+    if _hashable(hint) and hint in SPECS:
+        return SPECS[hint]
+    outer, arguments = get_origin(hint), get_args(hint)
+    inner = tuple(_spec(kind, a) for a in arguments)
+    if outer in (Union, UnionType):
+        return Union[inner]  # noqa: UP007
+    if outer is not None and any(a in SPECS for a in arguments if _hashable(a)):
+        return outer[inner]
+    return hint
+
+
+def _default(factory: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """A parameter's default, in pydantic's terms."""
+    made = {f.name: f.default_factory for f in fields(factory)} if is_dataclass(factory) else {}
+    maker = made.get(parameter.name, MISSING)
+    if maker is not MISSING:
+        return Field(default_factory=maker)
+    return ... if parameter.default is parameter.empty else parameter.default
+
+
+def _hashable(item: object) -> bool:
+    return getattr(item, "__hash__", None) is not None
