@@ -16,6 +16,7 @@ from didact.configs.console import Console
 from didact.configs.document import Document, Place, assign
 from didact.configs.load import check
 from didact.configs.resolve import as_yaml, resolved
+from didact.configs.summary import print_summary
 from didact.core.errors import DidactError, RunError
 from didact.core.folder import RunFolder
 from didact.plugins.manager import load
@@ -61,6 +62,7 @@ def run_comparison(
     from didact.core.report import build_report
 
     report = build_report([out], out)
+    print_summary(cells(comparison, out, only))
     for name, reason in failed.items():
         console.say(f"failed: {name}: {reason}")
     return report
