@@ -5,38 +5,59 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from didact.configs.comparison import Cell
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 BINS = ("easy", "medium", "hard", "hardest")
 
 
 def print_summary(cells: Sequence[Cell]) -> None:
-    """Print one line a method: means over its finished seeds, in percent, of the last evaluation."""
-    from rich.box import SIMPLE
+    """Print a line a method, of the last evaluation: means over its finished seeds, in percent.
+
+    One table for all problems and each metadata key's values, one for the base-difficulty bins.
+    """
     from rich.console import Console
-    from rich.table import Table
 
     results = {cell.name: _last(cell) for cell in cells}
     found = [metrics for metrics in results.values() if metrics]
     if not found:
         return
     score = _score(found[0])
+    labels = list(dict.fromkeys(cell.label for cell in cells))
+    runs = {
+        label: [m for c in cells if c.label == label and (m := results[c.name])] for label in labels
+    }
     parts = _parts(found, score)
-    table = Table(title=f"{score}, % right (means over seeds)", box=SIMPLE, padding=(0, 1))
-    table.add_column("method", min_width=14)
-    for part in ("all", *parts, "demos=used", "seeds"):
-        table.add_column(part.replace("=", "\n"), justify="right", no_wrap=True)
-    for label in dict.fromkeys(cell.label for cell in cells):
-        runs = [m for c in cells if c.label == label and (m := results[c.name])]
-        if not runs:
-            table.add_row(label, "failed: see the report")
+    bins = [part for part in parts if part.startswith("bin=")]
+    others = [part for part in parts if part not in bins]
+    for chosen in filter(None, (["", *others], bins)):
+        Console().print(_table(score, chosen, runs))
+
+
+def _table(
+    score: str, parts: Sequence[str], runs: Mapping[str, Sequence[Mapping[str, float]]]
+) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(title=f"{score}, % right, mean of the seeds", box=SIMPLE, padding=(0, 1))
+    table.add_column("method", min_width=20)
+    for part in parts:
+        table.add_column(part.replace("=", " ") or "all", justify="right")
+    table.add_column("demonstrations", justify="right")
+    for label, finished in runs.items():
+        if not finished:
+            table.add_row(label, "failed")
             continue
-        names = [f"eval/{score}", *(f"eval/{score}/{part}" for part in parts)]
-        values = [mean(run[n] for run in runs if n in run) * 100 for n in names]
-        spent = mean(run["spent/demonstrations"] for run in runs)
-        table.add_row(label, *(f"{v:.1f}" for v in values), f"{spent:,.0f}", str(len(runs)))
-    Console().print(table)
+        names = ["/".join(filter(None, ("eval", score, part))) for part in parts]
+        means = [mean(run[name] for run in finished if name in run) * 100 for name in names]
+        spent = mean(run["spent/demonstrations"] for run in finished)
+        table.add_row(label, *(f"{value:.1f}" for value in means), f"{spent:,.0f}")
+    return table
 
 
 def _last(cell: Cell) -> dict[str, float]:
