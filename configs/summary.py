@@ -18,7 +18,8 @@ BINS = ("easy", "medium", "hard", "hardest")
 def print_summary(cells: Sequence[Cell]) -> None:
     """Print a line a method, of the last evaluation: means over its finished seeds, in percent.
 
-    One table for all problems and each metadata key's values, one for the base-difficulty bins.
+    One table for all problems and each metadata key's values, one for the base-difficulty bins;
+    "demos" are demonstrations learnt from.
     """
     from rich.console import Console
 
@@ -45,10 +46,10 @@ def _table(
     from rich.table import Table
 
     table = Table(title=f"{score}, % right, mean of the seeds", box=SIMPLE, padding=(0, 1))
-    table.add_column("method", min_width=20)
+    table.add_column("method", min_width=16)
     for part in parts:
         table.add_column(part.replace("=", " ") or "all", justify="right")
-    table.add_column("demonstrations", justify="right")
+    table.add_column("demos", justify="right", no_wrap=True)
     for label, finished in runs.items():
         if not finished:
             table.add_row(label, "failed")
