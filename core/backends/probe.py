@@ -170,8 +170,10 @@ def _close(mine: Tensor, seen: Tensor, weight: Tensor) -> bool:
 def said(apart: Sequence[str], unknown: Sequence[str]) -> str:
     """What a comparison of tensors found, in words."""
     more = f" {len(unknown)} tensors could not be compared." if unknown else ""
+    if unknown and not apart:
+        return f"Which tensors differ is not known:{more}"
     if not apart:
-        return f"No tensor was found to differ; the engines compute differently.{more}"
+        return "All tensors are equal, so the engines compute differently."
     shown = ", ".join(apart[:8]) + (f" and {len(apart) - 8} more" if len(apart) > 8 else "")
     return f"Tensors that differ: {shown}.{more}"
 

@@ -1,6 +1,5 @@
 """A real vLLM engine serves the learner's model: what it samples, and how weights reach it."""
 
-import os
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -296,7 +295,3 @@ def test_rest_does_nothing_without_sleep(served):
 
 def test_nothing_asked_gives_nothing(served):
     assert list(served.generate([], Sampling())) == []
-
-
-def test_the_environment_says_how_the_engine_was_started(served):
-    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"

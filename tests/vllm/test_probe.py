@@ -121,6 +121,7 @@ def test_what_only_one_side_has_is_said(learner):
     apart, unknown = differing(engine, ours.items(), {}, torch.float32)
     assert (apart, unknown) == ([], [KEYS])
     assert said(apart, unknown) == (
-        "No tensor was found to differ; the engines compute differently. "
-        "1 tensors could not be compared."
+        "Which tensors differ is not known: 1 tensors could not be compared."
     )
+    assert said([], []).startswith("All tensors are equal")
+    assert said([KEYS], []) == f"Tensors that differ: {KEYS}."
