@@ -46,7 +46,9 @@ def _index(site: Site) -> str:
     ]
     head = "# Parts\n\nEverything that a recipe can name. `didact plugins list` prints the same, "
     head += "with the parts of installed plug-ins; `didact plugins show NAME` prints one card.\n\n"
-    return head + table(("kind", "built in", "what a plug-in adds", "where a recipe names it"), rows)
+    return head + table(
+        ("kind", "built in", "what a plug-in adds", "where a recipe names it"), rows
+    )
 
 
 def _what(kind: str) -> str:

@@ -21,6 +21,12 @@ BARS = {
 }
 """Most lines of code of the module on a page; docstrings and empty lines aside."""
 SCRIPTS = {"didact": "didact.configs.cli", "pytest": "pytest", "pip": "pip._internal.cli.main"}
+SCRIPT = """#!{python}
+import sys
+from {module} import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
 METHOD = (60, 150)
 PAPER = 60
 
@@ -36,7 +42,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (site / "outer.pth").write_text(f"import site; site.addsitedir({here!r})\n")
     for name, module in SCRIPTS.items():
         script = home / "bin" / name
-        script.write_text(f"#!{python}\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
+        script.write_text(SCRIPT.format(python=python, module=module))
         script.chmod(0o755)
     cache = os.environ.get("DIDACT_CACHE") or str(tmp_path_factory.mktemp("cache"))
     own = {"PATH": f"{home / 'bin'}:{os.environ['PATH']}", "DIDACT_CACHE": cache}
