@@ -83,21 +83,22 @@ def product(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def products_of_engine(model: nn.Module) -> dict[str, list[float]]:
-    """`product` of every parameter of an engine's model, by the engine's names.
+def products_of_engine(model: nn.Module) -> dict[str, tuple[bool, list[float]]]:
+    """`product` of every parameter of an engine's model, by the engine's names; whether exactly.
 
     Output heads and layers whose weight was packed away (on a CPU) are read through their own
     matrix product: what they compute is what counts.
     """
-    out: dict[str, list[float]] = {}
+    out: dict[str, tuple[bool, list[float]]] = {}
     for prefix, module in model.named_modules():
         head = "LMHead" in type(module).__name__
         for name, value in module.named_parameters(recurse=False):
             found = product(value) if value.numel() and not head else None
+            exact = found is not None
             if found is None and name == "weight":
                 found = _through(module, value.dtype, value.device)
             if found is not None:
-                out[f"{prefix}.{name}"] = found.tolist()
+                out[f"{prefix}.{name}"] = exact, found.tolist()
     return out
 
 
@@ -113,7 +114,7 @@ def _through(module: Any, dtype: torch.dtype, device: torch.device) -> Tensor | 
 
 
 def differing(
-    engine: Mapping[str, Sequence[float]],
+    engine: Mapping[str, tuple[bool, Sequence[float]]],
     weights: Iterable[tuple[str, Tensor]],
     fused: Mapping[str, Sequence[str]],
     dtype: torch.dtype,
@@ -129,7 +130,7 @@ def differing(
     ours = {name: value.detach().to(dtype) for name, value in weights}
     tied = next((name for name in ours if name.endswith("embed_tokens.weight")), "")
     apart, unknown, unmatched = [], set(ours), []
-    for theirs, values in engine.items():
+    for theirs, (exact, values) in engine.items():
         parts = _parts(theirs, fused, ours, tied)
         if not all(part in ours for part in parts):
             unmatched.append(f"{theirs} (not among the learner's)")
@@ -138,7 +139,7 @@ def differing(
         for part in parts:
             unknown.discard(part)
             mine = product(ours[part])
-            if not _close(mine, seen[at : at + len(mine)], ours[part]):
+            if not _close(mine, seen[at : at + len(mine)], ours[part], exact):
                 apart.append(part if theirs != "lm_head.weight" else f"lm_head.weight (of {part})")
             at += len(mine)
     return apart + ([] if unknown else unmatched), sorted(unknown)
@@ -157,13 +158,14 @@ def _parts(
     return (name,)
 
 
-def _close(mine: Tensor, seen: Tensor, weight: Tensor) -> bool:
-    """Equal up to the rounding of a product in the weight's dtype, row by row."""
+def _close(mine: Tensor, seen: Tensor, weight: Tensor, exact: bool) -> bool:
+    """Equal row by row, up to rounding: in float64, or of a product in the weight's dtype."""
     if mine.shape != seen.shape:
         return False
     columns = weight.shape[-1] if weight.ndim > 1 else 1
     per_row = weight.detach().double().reshape(-1, columns).norm(dim=1).cpu() * columns**0.5
-    room = 8 * torch.finfo(weight.dtype).eps * per_row + 1e-12
+    dtype = torch.float64 if exact else weight.dtype
+    room = 8 * torch.finfo(dtype).eps * per_row + 1e-12
     return bool(((mine - seen).abs() <= room).all())
 
 

@@ -48,8 +48,8 @@ class EngineSide:
         """Pack tied output heads again; how many."""
         return repair_tied_heads(self.model_runner.get_model())
 
-    def didact_products(self) -> dict[str, list[float]]:
-        """Every parameter by its engine name, as `core.backends.probe.product` of it."""
+    def didact_products(self) -> dict[str, tuple[bool, list[float]]]:
+        """Every parameter by its engine name: see `core.backends.probe.products_of_engine`."""
         from didact.core.backends.probe import products_of_engine
 
         return products_of_engine(self.model_runner.get_model())

@@ -92,10 +92,10 @@ def test_fused_tensors_are_taken_apart_and_padding_is_ignored(learner):
     ours = own(learner)
     at = "model.layers.0.self_attn."
     fused = torch.cat([ours.pop(at + part + "_proj.weight") for part in "qkv"])
-    engine = {name: product(value).tolist() for name, value in ours.items()}
+    engine = {name: (True, product(value).tolist()) for name, value in ours.items()}
     padded = torch.cat([ours["model.embed_tokens.weight"], torch.ones(7, 96)])
-    engine["model.embed_tokens.weight"] = product(padded).tolist()
-    engine[at + "qkv_proj.weight"] = product(fused).tolist()
+    engine["model.embed_tokens.weight"] = (True, product(padded).tolist())
+    engine[at + "qkv_proj.weight"] = (False, product(fused).tolist())
     parts = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
     assert differing(engine, learner.weights(), parts, torch.float32) == ([], [])
     wrong = own(learner)
@@ -104,15 +104,16 @@ def test_fused_tensors_are_taken_apart_and_padding_is_ignored(learner):
 
 
 def test_a_tied_head_is_compared_with_the_embedding(learner):
-    engine = {name: product(value).tolist() for name, value in learner.weights()}
-    engine["lm_head.weight"] = [value * 1.01 for value in engine["model.embed_tokens.weight"]]
+    engine = {name: (True, product(value).tolist()) for name, value in learner.weights()}
+    _, head = engine["model.embed_tokens.weight"]
+    engine["lm_head.weight"] = (False, [value * 1.01 for value in head])
     apart, _ = differing(engine, learner.weights(), {}, torch.float32)
     assert apart == ["lm_head.weight (of model.embed_tokens.weight)"]
 
 
 def test_what_only_one_side_has_is_said(learner):
     ours = own(learner)
-    engine = {name: product(value).tolist() for name, value in ours.items()}
+    engine = {name: (True, product(value).tolist()) for name, value in ours.items()}
     less = {name: value for name, value in ours.items() if name != KEYS}
     assert differing(engine, less.items(), {}, torch.float32)[0] == [
         f"{KEYS} (not among the learner's)"
@@ -125,3 +126,12 @@ def test_what_only_one_side_has_is_said(learner):
     )
     assert said([], []).startswith("All tensors are equal")
     assert said([KEYS], []) == f"Tensors that differ: {KEYS}."
+
+
+def test_what_was_read_exactly_is_compared_exactly(learner):
+    half = {name: value.bfloat16() for name, value in learner.weights()}
+    one = next(iter(half))
+    other = half | {one: torch.nextafter(half[one], half[one] + 1)}
+    for exact, apart in ((True, [one]), (False, [])):
+        engine = {name: (exact, product(value).tolist()) for name, value in other.items()}
+        assert differing(engine, half.items(), {}, torch.bfloat16)[0] == apart
