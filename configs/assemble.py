@@ -44,7 +44,7 @@ def assemble(recipe: Recipe, registry: Registry, document: Document | None = Non
     """
     builder = Builder(registry)
     rewards = {
-        name: Weighted(builder.part(spec, f"rewards.{name}"), spec.weight)
+        name: Weighted(builder.part(spec, f"rewards.{name}"), spec.weight, spec.offset)
         for name, spec in recipe.rewards.items()
     }
     stages = [
@@ -82,7 +82,15 @@ def _told(document: Document | None, spot: Spot, text: str) -> str:
 def _stage_problems(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[tuple[Spot, str]]:
     for position, message in missing_inputs(stages):
         yield ("experience", position), message
-    for position, (_, stage) in enumerate(stages):
+    for position, (label, stage) in enumerate(stages):
+        columns = getattr(stage, "columns", ()) if recipe.staleness else ()
+        moving = {"", "old", *(spec.model for spec in recipe.phases.values())}
+        if any((readout_of(column) or ("-",))[0] in moving for column in columns):
+            yield (
+                ("experience", position),
+                f"'{label}' reads a model that another thread updates; with 'staleness: 1' only "
+                f"models that stay as they are can be read.",
+            )
         for part in (stage, *vars(stage).values()):
             name = getattr(part, "buffer", None)
             if isinstance(name, str) and name not in recipe.buffers:

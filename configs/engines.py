@@ -14,6 +14,7 @@ from didact.configs.schema import EvaluationSpec, Recipe
 from didact.core import world as worlds
 from didact.core.backends.models import ModelSpec, load_model, load_tokenizer
 from didact.core.backends.optim import OptimizerSpec
+from didact.core.errors import RecipeError
 from didact.core.evaluate import Evaluation
 from didact.core.pipeline import Pipeline
 from didact.core.protocols import Generator, Learner, Run, World
@@ -42,9 +43,12 @@ def open_recipe(
     policy: ModelSpec,
 ) -> Opened:
     """Load models and start engines; `policy` is the model to start from."""
+    if policy.follows_policy:
+        raise RecipeError("models.policy: name its weights with 'path' or 'config'.")
     world = worlds.current()
     builder = Builder(registry)
-    specs = {**recipe.models, "policy": policy}
+    specs = {name: spec.following(policy) for name, spec in recipe.models.items()}
+    specs["policy"] = policy
     specs |= {"ref": policy} if "ref" in parts.reads and "ref" not in specs else {}
     tokenizer = load_tokenizer(policy)
     trained = {"policy", *(phase.model for phase in parts.phases)}

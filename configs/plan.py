@@ -86,7 +86,8 @@ def _models(recipe: Recipe, parts: Parts) -> Iterator[str]:
     for name, readers in sorted(parts.reads.items()):
         yield f"{name}: loads because of {'; '.join(readers)}"
         if name not in {phase.model for phase in parts.phases}:
-            yield from _memory(name, recipe.models.get(name, policy), trained=False, optimizers=0)
+            spec = recipe.models.get(name, policy).following(policy)
+            yield from _memory(name, spec, trained=False, optimizers=0)
     if "ref" not in parts.reads:
         yield "ref: not loaded, nothing reads ref_logprobs"
 

@@ -39,10 +39,11 @@ class Pipeline:
 
     Args:
         stages: pairs of a label, for messages and timings, and the stage.
+        given: what the groups already have.
     """
 
-    def __init__(self, stages: Sequence[tuple[str, Stage]]) -> None:
-        lacking = unmet([stage for _, stage in stages])
+    def __init__(self, stages: Sequence[tuple[str, Stage]], given: Names = frozenset()) -> None:
+        lacking = unmet([stage for _, stage in stages]) - given
         if lacking:
             raise RecipeError(f"no stage adds {listed(lacking)} before it is read.")
         self.stages = stages
@@ -67,6 +68,10 @@ MAKERS = {
     "behavior_logprobs": "rollout: policy",
     "returns": "advantage: gae",
     "values": "read: {columns: [values]}",
+    "step_end": "steps",
+    "step_value": "step_values",
+    "pair": "pair",
+    "preferred": "pair",
 }
 
 

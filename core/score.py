@@ -15,14 +15,16 @@ from didact.core.where import Where
 
 @dataclass(frozen=True)
 class Weighted:
-    """A reward of the recipe and what it counts for."""
+    """A reward of the recipe and what it counts for: weight x value + offset."""
 
     provider: RewardProvider
     weight: Scalar = 1.0
+    offset: Scalar = 0.0
 
 
 Rewards = Mapping[str, Weighted]
-SUMMARY: Names = frozenset({"reward", "success", "success_rate", "reward_mean", "reward_std"})
+OF_GROUP: Names = frozenset({"success_rate", "positives", "negatives", "reward_mean", "reward_std"})
+SUMMARY: Names = OF_GROUP | {"reward", "success"}
 SAMPLED = Where({"origin": "policy"})
 
 
@@ -30,9 +32,10 @@ SAMPLED = Where({"origin": "policy"})
 class Score:
     """Reward every trajectory that has none yet, then summarise each group.
 
-    A trajectory gets `reward/NAME` for each reward, `reward` (their weighted sum) and `success`
-    (0 or 1). A group gets `success_rate`, `reward_mean` and `reward_std` (population) over the
-    members that `rate_over` chooses. A trajectory one of whose rewards failed is taken out of its
+    A trajectory gets `reward/NAME` for each reward, `reward` (the sum of weight x value + offset)
+    and `success` (0 or 1). A group gets `success_rate`, `positives` and `negatives` (how many
+    members succeeded and failed), `reward_mean` and `reward_std` (population) over the members
+    that `rate_over` chooses. A trajectory one of whose rewards failed is taken out of its
     group and counted under `reward/failed`; it never scores 0.
 
     Attributes:
@@ -80,7 +83,7 @@ class Score:
         self, member: Trajectory, parts: Mapping[str, float | Failed], step: int
     ) -> Trajectory:
         numbers = {name: float(v) for name, v in parts.items() if not isinstance(v, Failed)}
-        total = sum(value_at(self.rewards[n].weight, step) * v for n, v in numbers.items())
+        total = sum(_counted(self.rewards[n], v, step) for n, v in numbers.items())
         solved = numbers[self.solved_by or next(iter(self.rewards))] >= self.solved_at
         named = {f"reward/{name}": value for name, value in numbers.items()}
         return member.with_signals(**named, reward=total, success=float(solved))
@@ -92,7 +95,9 @@ class Score:
         if counted:
             rewards = [m.signals["reward"] for m in counted]
             mean = sum(rewards) / len(rewards)
-            signals["success_rate"] = sum(m.signals["success"] for m in counted) / len(counted)
+            solved = sum(m.signals["success"] for m in counted)
+            signals["success_rate"] = solved / len(counted)
+            signals["positives"], signals["negatives"] = solved, len(counted) - solved
             signals["reward_mean"] = mean
             signals["reward_std"] = (sum((r - mean) ** 2 for r in rewards) / len(rewards)) ** 0.5
         return replace(group, members=here, signals=signals)
@@ -104,6 +109,10 @@ class Score:
                 f"{len(failures)} of {tried} rewards failed (tolerated: {self.tolerate:.0%}). "
                 f"The first: {failures[0]}"
             )
+
+
+def _counted(given: Weighted, value: float, step: int) -> float:
+    return value_at(given.weight, step) * value + value_at(given.offset, step)
 
 
 def _call(provider: RewardProvider, trajectories: Sequence[Trajectory]) -> Sequence[float | Failed]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from didact.core.errors import RecipeError
 from didact.core.phase import readout_of
@@ -25,15 +27,21 @@ NOTHING: Names = frozenset()
 
 @dataclass(frozen=True)
 class Rollout:
-    """Ask a source for more trajectories, in the groups that match."""
+    """Ask a source for more trajectories, in the groups that match.
+
+    Attributes:
+        times: the group's signal that says how often the source is asked, each time for its n, as
+            `allot_by_accuracy` and `allot_by_gradient` write one; None: once.
+    """
 
     source: RolloutSource
     where: Where = EVERYTHING
+    times: str | None = None
 
     @property
     def needs(self) -> Names:
         own: Names = getattr(now(self.source, 0), "needs", NOTHING)
-        return own | self.where.needs
+        return own | self.where.needs | (frozenset({self.times}) if self.times else NOTHING)
 
     @property
     def adds(self) -> Names:
@@ -41,10 +49,23 @@ class Rollout:
         return own | {"members"}
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
-        chosen = [group for group in groups if self.where(group)]
+        chosen = [g for g in groups if self.where(g) for _ in range(self._asked(g))]
         fresh = now(self.source, run.step).extend(chosen, run)
-        added = {id(group): new for group, new in zip(chosen, fresh, strict=True)}
+        added: dict[int, list[Trajectory]] = {}
+        for group, new in zip(chosen, fresh, strict=True):
+            added.setdefault(id(group), []).extend(new)
         return [group.add(added.get(id(group), ())) for group in groups]
+
+    def _asked(self, group: Group) -> int:
+        if self.times is None:
+            return 1
+        count = group.signals.get(self.times)
+        if count is None or count < 0 or count != int(count):
+            raise RecipeError(
+                f"rollout: 'times' reads '{self.times}' of group '{group.prompt.id}', which is "
+                f"{count}, not a whole number from 0 on."
+            )
+        return int(count)
 
 
 @dataclass(frozen=True)
@@ -139,6 +160,39 @@ class Swap:
         ranked = sorted(offered, key=lambda m: -m.signals["reward"])  # stable: the first best wins
         chosen = ranked[: self.count]
         return replace(group, members=(*chosen, *others[len(chosen) :]))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Write fixed numbers on the members that match: what others carry and these would lack.
+
+    `{signals: {prefix_id: 0}, columns: {prefix: 0}, where: {origin: policy}}`.
+
+    Attributes:
+        signals: by name, for the trajectory.
+        columns: by name, the same number for each of its tokens.
+    """
+
+    signals: Mapping[str, float] = field(default_factory=dict)
+    columns: Mapping[str, float] = field(default_factory=dict)
+    where: Where = EVERYTHING
+
+    @property
+    def needs(self) -> Names:
+        return self.where.needs | {"members"}
+
+    @property
+    def adds(self) -> Names:
+        return frozenset(self.signals) | frozenset(self.columns)
+
+    def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
+        return [replace(group, members=tuple(map(self._marked, group.members))) for group in groups]
+
+    def _marked(self, member: Trajectory) -> Trajectory:
+        if not self.where(member):
+            return member
+        columns = {n: torch.full(member.tokens.shape, float(v)) for n, v in self.columns.items()}
+        return member.with_signals(**self.signals).with_columns(**columns)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -26,19 +27,23 @@ class PolicySource:
 
     Attributes:
         n: samples per prompt.
-        model: who is sampled; its name is also the origin of what it says.
+        model: who is sampled.
+        origin: what the trajectories are called; None: the model's name.
         temperature, top_p, top_k: as in `Sampling`; None: the run's.
         max_tokens: longest trajectory in tokens, replies included; None: the run's.
         environment: what answers the responses.
         turns: most responses of one episode, for a growing horizon a schedule; None: the
             environment decides.
         turn_tokens: longest single response in tokens; None: whatever room is left.
+        timed: write the signal "duration": seconds that the environment took for its replies to an
+            episode. Wall time, so not repeatable.
         read: what `text` holds, so what rewards and critics read: the "last" response of an
             episode, or "all" of it with the replies.
     """
 
     n: int = 8
     model: str = "policy"
+    origin: str | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -46,12 +51,14 @@ class PolicySource:
     environment: Environment | None = None
     turns: float | None = None
     turn_tokens: int | None = None
+    timed: bool = False
     read: Literal["last", "all"] = "last"
 
     @property
     def adds(self) -> Names:
         """Episodes also carry the signal "turns", their number of responses."""
-        return frozenset({"behavior_logprobs"} | ({"turns"} if self.environment else set()))
+        own = {"behavior_logprobs"} | ({"turns"} if self.environment else set())
+        return frozenset(own | ({"duration"} if self.timed else set()))
 
     def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:
         sampling = sampling_of(
@@ -64,7 +71,9 @@ class PolicySource:
     def _play(self, prompts: Sequence[Prompt], sampling: Sampling, run: Run) -> list[Trajectory]:
         greedy = " greedy" if sampling.temperature == 0 else ""  # takes no seed from the samples
         seeds = seeds_of(run, prompts, self.model + greedy)
-        live = [_start(prompt, self.model) for prompt in prompts]
+        live = [_start(prompt, self.origin or self.model) for prompt in prompts]
+        if self.timed:
+            live = [episode.with_signals(duration=0.0) for episode in live]
         active, turn = list(range(len(live))), 0
         while active:
             rooms = [sampling.max_tokens - len(live[at].tokens) for at in active]
@@ -93,13 +102,15 @@ class PolicySource:
             return []
         open_ = [at for at in active if not live[at].truncated and len(live[at].tokens) < most]
 
-        def reply(episodes: Sequence[Trajectory]) -> list[tuple[str | None]]:
-            return [(environment.reply(e.prompt, e.text, turn),) for e in episodes]
+        def reply(episodes: Sequence[Trajectory]) -> list[tuple[str | None, float]]:
+            return [_timed(environment, episode, turn) for episode in episodes]
 
         going = []
-        for at, (text,) in zip(
+        for at, (text, seconds) in zip(
             open_, run.world.map(reply, [live[at] for at in open_]), strict=True
         ):
+            if self.timed:
+                live[at] = live[at].with_signals(duration=live[at].signals["duration"] + seconds)
             if text is None:
                 continue
             tokens = run.renderer.response(text, end=False)
@@ -180,6 +191,13 @@ def cut(sample: Sample, limit: int) -> Sample:
     return replace(
         sample, tokens=sample.tokens[:limit], logprobs=sample.logprobs[:limit], truncated=True
     )
+
+
+def _timed(environment: Environment, episode: Trajectory, turn: int) -> tuple[str | None, float]:
+    """The reply, and how many seconds it took."""
+    began = time.perf_counter()
+    text = environment.reply(episode.prompt, episode.text, turn)
+    return text, time.perf_counter() - began
 
 
 def _turn(seed: int, turn: int) -> int:

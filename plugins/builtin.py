@@ -6,6 +6,7 @@ from typing import Any
 from didact.algorithms import (
     advantage_variants,
     advantages,
+    allotment,
     effective_rank,
     entropy_weighted,
     kl_reward,
@@ -24,7 +25,7 @@ from didact.algorithms import (
     value_learning,
     weights,
 )
-from didact.core import annotate, observers, score, stages
+from didact.core import annotate, observers, rounds, score, stages
 from didact.core.backends import (
     deepspeed_learner,
     hf_generator,
@@ -35,6 +36,7 @@ from didact.core.backends import (
 from didact.feedback import (
     buffers,
     critics,
+    curriculum,
     demonstrations,
     drawn,
     environments,
@@ -67,7 +69,12 @@ def register_stages(register: Register) -> None:
     register("advantage", annotate.Annotate)
     register("store", stages.Store)
     register("read", stages.Read)
+    register("mark", stages.Mark)
     register("fill", stages.Fill)
+    register("repeat", rounds.Repeat)
+    register("balance", allotment.Balance)
+    register("allot_by_accuracy", allotment.AllotByAccuracy)
+    register("allot_by_gradient", allotment.AllotByGradient)
 
 
 @hookimpl
@@ -156,6 +163,7 @@ def register_advantages(register: Register) -> None:
         shaping.shape_length,
         shaping.policy_filter,
         shaping.duration_weighted,
+        allotment.logit_gradient_norm,
     )
     register("adaptive_kl_reward", kl_reward.AdaptiveKL)
     register("hidden_state_shaping", effective_rank.HiddenStateShaping)
@@ -252,6 +260,8 @@ def register_buffers(register: Register) -> None:
 def register_samplers(register: Register) -> None:
     register("ordered", samplers.Ordered)
     register("shuffled", samplers.Shuffled)
+    register("prioritized", curriculum.Prioritized)
+    register("resting", curriculum.Resting)
 
 
 @hookimpl

@@ -36,7 +36,7 @@ RESERVED = {
         "batch_average",
         "label",
     },
-    "reward": {"weight"},
+    "reward": {"weight", "offset"},
     "weight": {"bind"},
 }
 """Keys that a recipe writes beside a part's settings, by kind: no setting may be called so."""
@@ -132,10 +132,11 @@ class Advantage(Use):
 
 
 class Reward(Use):
-    """A reward, and what it counts for."""
+    """A reward, and what it counts for: weight x value + offset."""
 
     kind = "reward"
     weight: Scalar = 1.0
+    offset: Scalar = 0.0
 
 
 class Critic(Use):

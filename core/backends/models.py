@@ -21,7 +21,8 @@ class ModelSpec(BaseModel):
     """Which model, and how it is loaded.
 
     Attributes:
-        path: a folder, or a hub id; exactly one of `path` and `config`.
+        path: a folder, or a hub id; exactly one of `path` and `config`, or neither of them for a
+            value model that starts from the policy's weights.
         config: a transformers configuration with its `model_type`; random weights from `seed`. The
             size of the vocabulary and the special tokens come from the tokenizer if absent.
         tokenizer: "characters", a folder or a hub id; the model's own path if absent.
@@ -42,6 +43,8 @@ class ModelSpec(BaseModel):
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
+        if self.follows_policy:
+            return self
         if (self.path is None) == (self.config is None):
             raise ValueError("give exactly one of 'path' and 'config'")
         if self.config is not None and "model_type" not in self.config:
@@ -49,6 +52,18 @@ class ModelSpec(BaseModel):
         if self.config is not None and self.tokenizer is None:
             raise ValueError("a model made from 'config' needs a 'tokenizer'")
         return self
+
+    @property
+    def follows_policy(self) -> bool:
+        """Whether it names no weights of its own: a value model that starts from the policy's."""
+        return self.kind == "value" and self.path is None and self.config is None
+
+    def following(self, policy: ModelSpec) -> ModelSpec:
+        """Itself, or if it names no weights the policy's description, as a value model."""
+        if not self.follows_policy:
+            return self
+        own = {name: getattr(self, name) for name in self.model_fields_set}
+        return policy.model_copy(update={**own, "kind": "value"})
 
 
 class ValueModel(nn.Module):

@@ -1,0 +1,147 @@
+"""Samplers that learn from how it went."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from didact.core.errors import RecipeError, RunError
+from didact.core.types import Problem
+from didact.feedback.curriculum import Prioritized, Resting, easiest, failure_shares
+
+
+@dataclass
+class Numbers:
+    """A task of numbered problems; the level is the number, from hard to easy."""
+
+    size: int
+
+    def __getitem__(self, index):
+        return Problem(f"n{index}", f"{index}?", metadata={"level": self.size - index, "odd": "x"})
+
+    def __len__(self):
+        return self.size
+
+
+def answered(tools, problems, rate):
+    members = (tools.said("x"),)
+    groups = [tools.group(p.id) for p in problems]
+    return [
+        replace(g, members=members, signals={"success_rate": rate(p)})
+        for g, p in zip(groups, problems, strict=True)
+    ]
+
+
+def test_shares_are_those_of_the_formula():
+    """(0, .5, 1, .75) / 2.25, by arithmetic."""
+    shares = failure_shares(torch.tensor([1.0, 0.5, 0.0, 0.25], dtype=torch.float64))
+    assert shares.tolist() == pytest.approx([0, 2 / 9, 4 / 9, 3 / 9], abs=1e-12)
+    assert failure_shares(torch.ones(4)).tolist() == [0.25] * 4
+    uniform = failure_shares(torch.tensor([1.0, 0.3]), exponent=0.0)
+    assert uniform.tolist() == [0.5, 0.5]
+
+
+def test_draws_follow_the_shares(tools):
+    rates = {"n0": 1.0, "n1": 0.5, "n2": 0.0, "n3": 0.25}
+    sampler = Prioritized(Numbers(4), prompts=4, floor=0.0, seed=1)
+    sampler.observe(answered(tools, sampler.draw(0), lambda p: rates[p.id]))
+    sampler.prompts = 1
+    drawn = Counter(sampler.draw(1)[0].id for _ in range(4000))
+    found = [drawn[f"n{at}"] / 4000 for at in range(4)]
+    assert found == pytest.approx([0, 2 / 9, 4 / 9, 3 / 9], abs=0.03)
+
+
+def test_a_draw_has_no_problem_twice_and_a_floor_brings_solved_ones_back(tools):
+    sampler = Prioritized(Numbers(6), prompts=3, floor=0.05)
+    seen = set()
+    for step in range(60):
+        problems = sampler.draw(step)
+        assert len({p.id for p in problems}) == 3
+        sampler.observe(answered(tools, problems, lambda p: 1.0))
+        seen |= {p.id for p in problems} if step > 20 else set()
+    assert len(seen) == 6
+
+
+def test_a_new_rate_moves_the_known_one_part_of_the_way(tools):
+    sampler = Prioritized(Numbers(1), prompts=1, rate=0.25)
+    for success in (1.0, 0.0):
+        sampler.observe(answered(tools, sampler.draw(0), lambda p, s=success: s))
+    assert sampler.state_dict()["rates"] == {"n0": 0.75}
+
+
+def test_the_curriculum_opens_from_easy_to_hard():
+    assert easiest(torch.tensor([3.0, 1.0, 2.0, 1.0]), 0.5, 1).tolist() == [1, 3]
+    assert easiest(torch.tensor([3.0, 1.0, 2.0]), 0.1, 2).tolist() == [1, 2]
+    sampler = Prioritized(Numbers(40), prompts=4, by="level", first=0.25, over=10)
+
+    def hardest(step):
+        return max(p.metadata["level"] for _ in range(80) for p in sampler.draw(step))
+
+    assert hardest(0) == 10 and hardest(5) == 25 and hardest(10) == 40
+
+
+def test_a_difficulty_that_is_no_number_is_an_error():
+    with pytest.raises(RecipeError, match="'odd' of problem 'n0' is 'x', not a number"):
+        Prioritized(Numbers(3), prompts=1, by="odd")
+    with pytest.raises(RecipeError, match="has 3 problems"):
+        Prioritized(Numbers(3), prompts=4)
+    with pytest.raises(RecipeError, match="'rate'"):
+        Prioritized(Numbers(3), prompts=1, rate=0.0)
+
+
+@pytest.mark.parametrize("make", [Prioritized, Resting])
+def test_a_sampler_goes_on_from_its_state(make, tools):
+    one = make(Numbers(12), prompts=4, seed=3)
+
+    def go(sampler, steps):
+        drawn = []
+        for step in steps:
+            problems = sampler.draw(step)
+            drawn.append([p.id for p in problems])
+            sampler.observe(answered(tools, problems, lambda p: float(int(p.id[1:]) % 3 == 0)))
+        return drawn
+
+    go(one, range(5))
+    two = make(Numbers(12), prompts=4, seed=3)
+    two.load_state_dict(one.state_dict())
+    assert go(one, range(5, 12)) == go(two, range(5, 12))
+    with pytest.raises(RunError, match="task of 12 problems"):
+        make(Numbers(13), prompts=4).load_state_dict(one.state_dict())
+
+
+def test_without_scores_there_is_nothing_to_learn_from(tools):
+    sampler = Resting(Numbers(4), prompts=2)
+    problems = sampler.draw(0)
+    group = replace(tools.group(problems[0].id), members=(tools.said("x"),))
+    with pytest.raises(RecipeError, match="needs 'score'"):
+        sampler.observe([group])
+    sampler.observe([tools.group(problems[0].id)])  # no members: dropped by a stage
+
+
+def test_solved_and_failed_problems_rest_for_their_epochs(tools):
+    """Of 6 problems 2 are solved in the first epoch, so two epochs go without them."""
+    sampler = Resting(Numbers(6), prompts=2, solved=2, failed=0)
+
+    def epoch():
+        drawn = []
+        while len(drawn) < 6 and sampler.state_dict()["position"] % 6 != 0 or not drawn:
+            problems = sampler.draw(0)
+            drawn += [p.id for p in problems]
+            sampler.observe(answered(tools, problems, lambda p: float(p.id in ("n1", "n4"))))
+        return drawn
+
+    assert sorted(epoch()) == [f"n{at}" for at in range(6)]
+    second, third = epoch(), epoch()
+    assert not {"n1", "n4"} & {*second, *third}
+    later = [p for _ in range(6) for p in epoch()]
+    assert {"n1", "n4"} <= set(later)
+
+
+def test_when_all_rest_further_epochs_begin(tools):
+    sampler = Resting(Numbers(3), prompts=3, failed=4)
+    sampler.observe(answered(tools, sampler.draw(0), lambda p: 0.0))
+    assert len(sampler.draw(1)) == 3
+    assert sampler.state_dict()["position"] == 18
