@@ -21,6 +21,7 @@ from didact.core import world as worlds
 from didact.core.backends.models import ModelSpec
 from didact.core.errors import RecipeError
 from didact.core.folder import RunFolder, manifest, replacing
+from didact.core.gather import Gather, GatherAhead
 from didact.core.session import Session, Stop
 from didact.plugins.manager import load
 from didact.plugins.registry import Registry
@@ -143,9 +144,10 @@ def _tell_skipped(opened: Opened, folder: RunFolder, console: Console) -> None:
 
 def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) -> Session:
     recipe, stop = opened.recipe, opened.recipe.stop
+    experience = opened.parts.experience
     session = Session(
         run=opened.run,
-        experience=opened.parts.experience,
+        gather=GatherAhead(experience, recipe.steps) if recipe.staleness else Gather(experience),
         phases=opened.parts.phases,
         steps=recipe.steps,
         folder=folder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -205,6 +205,7 @@ class Recipe(Strict):
         about: the paper, and what departs from it.
         seed: of everything random in the run.
         steps: how often the loop goes round.
+        staleness: 1 makes the next step's experience while this one updates: one update old.
         models: by name. `policy` learns; other names are read as columns (`ref_logprobs` reads
             model `ref`, by default the policy at the start) or learn in phases of their own.
         base: a recipe whose final model is the policy to start from, made once and cached.
@@ -217,6 +218,7 @@ class Recipe(Strict):
     about: str = ""
     seed: int = 0
     steps: Count
+    staleness: Literal[0, 1] = 0
     models: dict[str, ModelSpec] = {}
     base: str | None = None
     learner: Learner = Field(default="torch", validate_default=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from didact.core.gather import Gather, GatherAhead
 from didact.core.metrics import record
 from didact.core.phase import Phase
-from didact.core.pipeline import Pipeline
 from didact.core.protocols import Run
 from didact.core.types import Group
 
 
 def train(
-    experience: Pipeline, phases: Sequence[Phase], run: Run, steps: int
+    gather: Gather | GatherAhead, phases: Sequence[Phase], run: Run, steps: int
 ) -> Iterator[Sequence[Group]]:
     """Run steps until `steps`, yielding the groups of each; its metrics are in `run.metrics`.
 
@@ -21,8 +21,7 @@ def train(
     """
     while run.step < steps:
         run.metrics, run.seconds = {}, {}
-        problems = run.sampler.draw(run.step)
-        groups = experience([Group(run.renderer.prompt(problem)) for problem in problems], run)
+        groups = gather(run)
         for phase in phases:
             phase.offer(groups, run.step)
             began = time.perf_counter()
@@ -31,6 +30,9 @@ def train(
                 update = learner.update(batch, phase.rule, phase.optimizer, run.step)
                 record(run.metrics, phase.name, update)
             run.seconds[f"update {phase.name}"] = time.perf_counter() - began
+        began = time.perf_counter()
+        gather.settle()
+        run.seconds["wait"] = time.perf_counter() - began
         began = time.perf_counter()
         for name, generator in run.generators.items():
             generator.sync(run.learners[name])

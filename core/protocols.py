@@ -250,6 +250,9 @@ class World(Protocol):
         ...
 
     def barrier(self) -> None: ...
+    def beside(self) -> World:
+        """The same processes, for use by a second thread at the same time."""
+        ...
 
 
 class Renderer(Protocol):

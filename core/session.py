@@ -15,11 +15,11 @@ from didact.core import checkpoint
 from didact.core.errors import RunError
 from didact.core.evaluate import Answered, Evaluation, base_bins, write
 from didact.core.folder import RunFolder
+from didact.core.gather import Gather, GatherAhead
 from didact.core.loop import train
 from didact.core.metrics import Spent
 from didact.core.observe import notify
 from didact.core.phase import Phase
-from didact.core.pipeline import Pipeline
 from didact.core.protocols import Run, Stateful
 
 
@@ -51,7 +51,7 @@ class Session:
     """
 
     run: Run
-    experience: Pipeline
+    gather: Gather | GatherAhead
     phases: Sequence[Phase]
     steps: int
     folder: RunFolder
@@ -93,7 +93,7 @@ class Session:
         if self.evaluation is not None and self.evaluation.bins and self.bins is None:
             self._measure_base()
         began = time.perf_counter()
-        for groups in train(self.experience, self.phases, self.run, self.steps):
+        for groups in train(self.gather, self.phases, self.run, self.steps):
             done = self.run.step + 1
             self._account(time.perf_counter() - began)
             notify(self.observers, "on_step", self.run.step, groups, self.run.metrics)
@@ -172,7 +172,8 @@ class Session:
 
     @property
     def _stateful(self) -> dict[str, Stateful]:
-        return {**self.parts, "session": self}
+        ahead = {"gather": self.gather} if isinstance(self.gather, GatherAhead) else {}
+        return {**self.parts, **ahead, "session": self}
 
     def _save(self, done: int) -> None:
         path = checkpoint.save(self.folder, done, self.run, self._stateful, self.keep)

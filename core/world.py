@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from didact.core.errors import RunError
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -26,26 +28,50 @@ class Alone:
     def barrier(self) -> None:
         """Nobody to wait for."""
 
+    def beside(self) -> Alone:
+        """Itself: there is nobody to talk to at the same time."""
+        return self
+
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of an initialised torch.distributed group."""
+    """The processes of an initialised torch.distributed group.
+
+    Attributes:
+        group: whose collectives `map` and `barrier` use; None: the default one.
+    """
 
     rank: int
     size: int
+    group: dist.ProcessGroup | None = None
 
     def map(self, call: Callable[[Sequence[T]], Sequence[U]], items: Sequence[T]) -> Sequence[U]:
-        """Rank r calls on items r, r + size, …; everybody gets every result, in order."""
-        mine = list(call(items[self.rank :: self.size]))
-        stripes: list[list[U]] = [[] for _ in range(self.size)]
-        dist.all_gather_object(stripes, mine)
-        out: list[U | None] = [None] * len(items)
-        for rank, stripe in enumerate(stripes):
-            out[rank :: self.size] = stripe
-        return [item for item in out if item is not None]
+        """Rank r calls on items r, r + size, …; everybody gets every result, in order.
+
+        A call that raises on one rank raises on all, so that none waits for ever.
+        """
+        mine: list[U] = []
+        error: Exception | None = None
+        try:
+            mine = list(call(items[self.rank :: self.size]))
+        except Exception as caught:
+            error = caught
+        said = None if error is None else f"{type(error).__name__}: {error}"
+        everyone: list[tuple[list[U], str | None]] = [([], None)] * self.size
+        dist.all_gather_object(everyone, (mine, said), group=self.group)
+        if error is not None:
+            raise error
+        for rank, (_, failure) in enumerate(everyone):
+            if failure is not None:
+                raise RunError(f"rank {rank} failed: {failure}")
+        return [everyone[at % self.size][0][at // self.size] for at in range(len(items))]
 
     def barrier(self) -> None:
-        dist.barrier()
+        dist.barrier(group=self.group)
+
+    def beside(self) -> Ranks:
+        """The same processes with collectives of their own, for a second thread. All ranks call."""
+        return Ranks(self.rank, self.size, dist.new_group(backend="gloo"))
 
 
 def current() -> Alone | Ranks:

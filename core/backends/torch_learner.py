@@ -56,6 +56,8 @@ class TorchLearner:
     ) -> None:
         self.model, self.tokenizer = model.to(engines.device(device)), tokenizer
         self.world: World = world or Alone()
+        if optimizers and self.world.size > 1:
+            raise RecipeError("learner 'torch' trains in one process; use 'deepspeed' for more.")
         self.max_tokens = max_tokens
         self.watch = frozenset({"entropy"}) if entropy else frozenset()
         self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
@@ -106,8 +108,6 @@ class TorchLearner:
         return metrics
 
     def _optimizer(self, name: str) -> NamedAdamW:
-        if self.world.size > 1:
-            raise RecipeError("learner 'torch' trains in one process; use 'deepspeed' for more.")
         if self.optimizer is None or name not in self.optimizer.specs:
             raise RecipeError(unknown("optimizer", name, getattr(self.optimizer, "specs", ())))
         return self.optimizer

@@ -101,6 +101,10 @@ class Stripes:
     def barrier(self) -> None:
         """Nobody to wait for."""
 
+    def beside(self) -> Stripes:
+        """Itself: one process needs no second set of collectives."""
+        return self
+
 
 class Repeats:
     """A sampler that draws the same problems for ever."""
