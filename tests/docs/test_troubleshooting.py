@@ -11,6 +11,7 @@ from docs.pages import DOCS, blocks
 from didact.configs.cli import main
 
 PAGE = "troubleshooting.md"
+NAMED = re.compile(r" named|no setting of")
 HEAD = re.compile(r"^### (.*)$", re.MULTILINE)
 FOLDERS = ("core", "configs", "plugins", "feedback", "rewards", "algorithms")
 
@@ -40,7 +41,7 @@ def words():
     for heading in HEAD.findall(text):
         for message in re.findall(r"`([^`]+)`", heading):
             for piece in message.split("…"):
-                if len(piece.strip(" .,'?():")) > 6 and " named" not in piece:
+                if len(piece.strip(" .,'?():")) > 6 and not NAMED.search(piece):
                     yield piece.strip(" .,?():")
 
 
