@@ -131,7 +131,7 @@ class Prioritized:
 
 
 @dataclass
-class Resting:
+class Filtered:
     """Every problem once per epoch, shuffled, but those that teach nothing sit some epochs out.
 
     A problem all of whose answers failed, or all of whose answers succeeded, has no advantage; the
@@ -166,7 +166,7 @@ class Resting:
         while len(chosen) < self.prompts:
             epoch, place = divmod(self._position, len(self.task))
             self._position += 1
-            at = permuted(place, len(self.task), seed_of("resting", self.seed, epoch))
+            at = permuted(place, len(self.task), seed_of("filtered", self.seed, epoch))
             if at not in chosen and asleep.get(at, 0) <= epoch:
                 chosen.append(at)
         problems = [self.task[at] for at in chosen]

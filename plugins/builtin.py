@@ -261,7 +261,7 @@ def register_samplers(register: Register) -> None:
     register("ordered", samplers.Ordered)
     register("shuffled", samplers.Shuffled)
     register("prioritized", curriculum.Prioritized)
-    register("resting", curriculum.Resting)
+    register("filtered", curriculum.Filtered)
 
 
 @hookimpl

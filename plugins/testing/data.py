@@ -193,7 +193,14 @@ def groups(problems: Sequence[Problem] = PROBLEMS, size: int = 3) -> list[Group]
         )
         mean = sum(rewards) / count
         spread = (sum((reward - mean) ** 2 for reward in rewards) / count) ** 0.5
-        summary = {"success_rate": mean, "reward_mean": mean, "reward_std": spread}
+        solved = sum(rewards)
+        summary = {
+            "success_rate": mean,
+            "positives": solved,
+            "negatives": count - solved,
+            "reward_mean": mean,
+            "reward_std": spread,
+        }
         made.append(Group(prompt, members, summary))
     return made
 

@@ -10,7 +10,7 @@ import torch
 
 from didact.core.errors import RecipeError, RunError
 from didact.core.types import Problem
-from didact.feedback.curriculum import Prioritized, Resting, easiest, failure_shares
+from didact.feedback.curriculum import Filtered, Prioritized, easiest, failure_shares
 
 
 @dataclass
@@ -92,7 +92,7 @@ def test_a_difficulty_that_is_no_number_is_an_error():
         Prioritized(Numbers(3), prompts=1, rate=0.0)
 
 
-@pytest.mark.parametrize("make", [Prioritized, Resting])
+@pytest.mark.parametrize("make", [Prioritized, Filtered])
 def test_a_sampler_goes_on_from_its_state(make, tools):
     one = make(Numbers(12), prompts=4, seed=3)
 
@@ -113,7 +113,7 @@ def test_a_sampler_goes_on_from_its_state(make, tools):
 
 
 def test_without_scores_there_is_nothing_to_learn_from(tools):
-    sampler = Resting(Numbers(4), prompts=2)
+    sampler = Filtered(Numbers(4), prompts=2)
     problems = sampler.draw(0)
     group = replace(tools.group(problems[0].id), members=(tools.said("x"),))
     with pytest.raises(RecipeError, match="needs 'score'"):
@@ -123,7 +123,7 @@ def test_without_scores_there_is_nothing_to_learn_from(tools):
 
 def test_solved_and_failed_problems_rest_for_their_epochs(tools):
     """Of 6 problems 2 are solved in the first epoch, so two epochs go without them."""
-    sampler = Resting(Numbers(6), prompts=2, solved=2, failed=0)
+    sampler = Filtered(Numbers(6), prompts=2, solved=2, failed=0)
 
     def epoch():
         drawn = []
@@ -141,7 +141,7 @@ def test_solved_and_failed_problems_rest_for_their_epochs(tools):
 
 
 def test_when_all_rest_further_epochs_begin(tools):
-    sampler = Resting(Numbers(3), prompts=3, failed=4)
+    sampler = Filtered(Numbers(3), prompts=3, failed=4)
     sampler.observe(answered(tools, sampler.draw(0), lambda p: 0.0))
     assert len(sampler.draw(1)) == 3
     assert sampler.state_dict()["position"] == 18
