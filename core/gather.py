@@ -21,7 +21,11 @@ class Gather:
 
     def __call__(self, run: Run) -> Sequence[Group]:
         problems = run.sampler.draw(run.step)
-        return self.experience([Group(run.renderer.prompt(problem)) for problem in problems], run)
+        prompts = [Group(run.renderer.prompt(problem)) for problem in problems]
+        groups = self.experience(prompts, run)
+        for generator in run.generators.values():
+            generator.rest()
+        return groups
 
     def settle(self) -> None:
         """Nothing is under way between two steps."""

@@ -77,6 +77,9 @@ class HFGenerator:
             raise RunError(f"sync: the learner did not send {', '.join(sorted(own)[:5])}.")
         self.count = version
 
+    def rest(self) -> None:
+        """It keeps only its weights between two uses."""
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Sequence[Sample]:
         """Continue every request; results in the order of the requests."""
         out: list[Sample | None] = [None] * len(requests)

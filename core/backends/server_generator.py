@@ -75,6 +75,9 @@ class ServerGenerator:
         if version > 0:
             self.sync(learner)
 
+    def rest(self) -> None:
+        """The server's memory is its own."""
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Sequence[Sample]:
         """Continue every request; results in the order of the requests."""
         plain = sampling.top_p == 1.0 and not sampling.top_k

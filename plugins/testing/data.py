@@ -66,6 +66,9 @@ class Babbler:
 
     version = 3
 
+    def rest(self) -> None:
+        """It holds nothing."""
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Sequence[Sample]:
         """One word of up to ten letters for each request."""
         return [self._one(request, sampling) for request in requests]

@@ -45,6 +45,9 @@ class Scripted:
         self.speak, self.version = speak, version
         self.calls: list[tuple[list[Request], Sampling]] = []
 
+    def rest(self) -> None:
+        pass
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
         self.calls.append((list(requests), sampling))
         return [self._one(request, sampling) for request in requests]
