@@ -27,7 +27,8 @@ def method_pages(site: Site) -> dict[str, str]:
 
 
 def _index(site: Site) -> str:
-    head = "---\nhide: [toc]\n---\n\n# Methods\n\nEvery packaged recipe. `didact train NAME` runs one.\n\n"
+    head = "---\nhide: [toc]\n---\n\n# Methods\n\n"
+    head += "Every packaged recipe. `didact train NAME` runs one.\n\n"
     head += table(("status", "means"), [(f"**{k}**", v) for k, v in STATUSES.items()])
     head += "\nAll train three steps on a tiny model in our tests. A status speaks of formulas: "
     head += "no recipe here repeats the training runs of a paper.\n\n"

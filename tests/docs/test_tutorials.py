@@ -67,10 +67,18 @@ def carry_out(block: Block, folder: Path, shell: dict[str, str]) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="commands of a Linux shell")
 @pytest.mark.parametrize("page", PAGES)
 def test_a_tutorial_works_as_written(page, shell, tmp_path):
-    steps = blocks(f"tutorials/{page}")
+    run_page(f"tutorials/{page}", shell, tmp_path)
+
+
+def test_the_commands_of_the_quickstart_work(shell, tmp_path):
+    run_page("quickstart.md", shell, tmp_path)
+
+
+def run_page(page: str, shell: dict[str, str], folder: Path) -> None:
+    steps = blocks(page)
     assert any(block.language == "sh" for block in steps)
     for block in steps:
-        carry_out(block, tmp_path, shell)
+        carry_out(block, folder, shell)
 
 
 @pytest.mark.parametrize("page", BARS)
