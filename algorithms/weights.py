@@ -169,3 +169,12 @@ def exponential_advantage(advantages: Tensor, *, temperature: float = 1.0) -> Te
 
 def _flat(weight: Tensor) -> Tensor:
     return (weight[:, 0] if weight.shape[1] == 1 else weight).detach()
+
+
+def stored(number: Tensor) -> Tensor:
+    """A stored signal or column as it is: `{use: stored, bind: {number: filter_weight}}`.
+
+    Args:
+        number: [B] or [B, T].
+    """
+    return number.detach()

@@ -103,9 +103,11 @@ class PrefixSource:
     of BREAD and, with the hint in the response instead of the prompt, those of UFT are such
     prefixes too.
 
-    Origin "prefix". Column `prefix`: 1.0 on the expert's tokens, 0.0 on the policy's. The expert's
-    tokens have no behaviour log-probability, so `behavior_logprobs` is there only where they carry
-    no loss (then 0 on them) or where there are none.
+    Origin "prefix". Column `prefix`: 1.0 on the expert's tokens, 0.0 on the policy's. Signal
+    `prefix_id`: 1, 2, … for the responses to a prompt, since each has a prefix of its own; `mark`
+    can give the rollouts without prefix a 0. The expert's tokens have no behaviour
+    log-probability, so `behavior_logprobs` is there only where they carry no loss (then 0 on them)
+    or where there are none.
 
     Attributes:
         n: responses per prompt.
@@ -135,7 +137,7 @@ class PrefixSource:
 
     @property
     def adds(self) -> Names:
-        return frozenset({"prefix"})
+        return frozenset({"prefix", "prefix_id"})
 
     def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:
         sampling = sampling_of(run, self.temperature, self.top_p, self.top_k, self.max_tokens)
@@ -151,36 +153,50 @@ class PrefixSource:
         made = iter(zip(prompts, prefixes, samples, strict=True))
         _count(run, "missing", sum(not group.prompt.demonstrations for group in groups))
         return [
-            [
-                self._joined(prompt, prefix, cut(sample, sampling.max_tokens - len(prefix)), run)
-                for prompt, prefix, sample in (next(made) for _ in range(self.n))
-            ]
+            [self._joined(next(made), number, sampling.max_tokens, run) for number in range(self.n)]
             if group.prompt.demonstrations
             else []
             for group in groups
         ]
+
+    def _joined(
+        self, made: tuple[Prompt, Tensor, Sample], number: int, most: int, run: Run
+    ) -> Trajectory:
+        prompt, prefix, sample = made
+        rest = cut(sample, most - len(prefix))
+        return continued(prompt, prefix, rest, run, number=number + 1, trainable=self.trainable)
 
     def _prefix(self, prompt: Prompt, seed: int) -> Tensor:
         expert = prompt.demonstrations[0]
         share = random.Random(seed_of(seed, "share")).uniform(self.low, self.high)
         return expert[: min(int(share * len(expert)), len(expert) - 1)]
 
-    def _joined(self, prompt: Prompt, prefix: Tensor, sample: Sample, run: Run) -> Trajectory:
-        tokens = torch.cat([prefix, sample.tokens])
-        expert = torch.arange(len(tokens)) < len(prefix)
-        columns = {"prefix": expert.float()}
-        if not self.trainable or len(prefix) == 0:
-            columns["behavior_logprobs"] = torch.cat([torch.zeros(len(prefix)), sample.logprobs])
-        return Trajectory(
-            prompt,
-            tokens=tokens,
-            trainable=torch.ones_like(expert) if self.trainable else ~expert,
-            origin="prefix",
-            text=run.renderer.text(tokens),
-            truncated=sample.truncated,
-            version=sample.version,
-            columns=columns,
-        )
+
+def continued(
+    prompt: Prompt, prefix: Tensor, sample: Sample, run: Run, *, number: int, trainable: bool
+) -> Trajectory:
+    """A response that begins with tokens the policy did not write just now; origin "prefix".
+
+    Args:
+        number: the signal `prefix_id`.
+        trainable: whether the prefix carries loss.
+    """
+    tokens = torch.cat([prefix, sample.tokens])
+    given = torch.arange(len(tokens)) < len(prefix)
+    columns = {"prefix": given.float()}
+    if not trainable or len(prefix) == 0:
+        columns["behavior_logprobs"] = torch.cat([torch.zeros(len(prefix)), sample.logprobs])
+    return Trajectory(
+        prompt,
+        tokens=tokens,
+        trainable=torch.ones_like(given) if trainable else ~given,
+        origin="prefix",
+        text=run.renderer.text(tokens),
+        truncated=sample.truncated,
+        version=sample.version,
+        signals={"prefix_id": float(number)},
+        columns=columns,
+    )
 
 
 def _count(run: Run, what: str, number: int) -> None:

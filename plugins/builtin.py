@@ -41,6 +41,7 @@ from didact.feedback import (
     drawn,
     environments,
     policy,
+    prefixes,
     refine,
     replay,
     samplers,
@@ -83,6 +84,8 @@ def register_sources(register: Register) -> None:
     register("refinement", refine.RefinementSource)
     register("demonstrations", demonstrations.DemonstrationSource)
     register("prefix", demonstrations.PrefixSource)
+    register("own_prefix", prefixes.OwnPrefixSource)
+    register("branch", prefixes.BranchSource)
     register("replay", replay.ReplaySource)
 
 
@@ -223,6 +226,7 @@ def register_weights(register: Register) -> None:
         weights.icepop,
         weights.rejection,
         weights.exponential_advantage,
+        weights.stored,
         trust.one_sided_trust,
         trust.two_sided_trust,
         trust.ring_trust,

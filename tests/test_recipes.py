@@ -13,6 +13,7 @@ from didact.configs.document import locate, packaged, read
 from didact.configs.engines import open_recipe
 from didact.configs.load import check
 from didact.core.annotate import Annotate
+from didact.core.gather import Gather
 from didact.core.loop import train
 from didact.core.stages import Read
 from didact.plugins.manager import load
@@ -42,6 +43,7 @@ REAL = ["task={use: letters}", "prompt.max_tokens=16", f"rewards={{correct: {REW
 """For recipes that name a task of their own: the embedded one instead."""
 
 SMALL = {
+    "bread": [f"experience.3.rollout.reward={REWARD}"],
     "decoupled_ppo": ["phases.rl.when.at_least=128", "phases.rl.draw=64"],
     "m2po": ["phases.rl.when.at_least=128", "phases.rl.draw=64"],
     "offline_sl": ["phases.sft.when.first=1", "phases.sft.take.version.below=1"],
@@ -90,7 +92,7 @@ def test_a_recipe_trains_three_steps(name):
         for learner in opened.run.learners
     }
     steps = []
-    for _ in train(opened.parts.experience, opened.parts.phases, opened.run, 3):
+    for _ in train(Gather(opened.parts.experience), opened.parts.phases, opened.run, 3):
         steps.append(dict(opened.run.metrics))
         odd = {key: value for key, value in steps[-1].items() if not math.isfinite(value)}
         assert not odd

@@ -100,7 +100,7 @@ def test_a_source_is_asked_as_often_as_the_group_says():
     assert stage.needs == {"allotted"}
     assert [len(g.members) for g in stage(groups, Run())] == [6, 0, 2]
     odd = [replace(groups[0], signals={"allotted": 1.5})]
-    with pytest.raises(RecipeError, match="1.5, not a whole number"):
+    with pytest.raises(RecipeError, match=r"1\.5, not a whole number"):
         stage(odd, Run())
     with pytest.raises(RecipeError, match="None, not a whole number"):
         stage([Group(prompt("a"))], Run())

@@ -127,7 +127,7 @@ def test_solved_and_failed_problems_rest_for_their_epochs(tools):
 
     def epoch():
         drawn = []
-        while len(drawn) < 6 and sampler.state_dict()["position"] % 6 != 0 or not drawn:
+        while (len(drawn) < 6 and sampler.state_dict()["position"] % 6 != 0) or not drawn:
             problems = sampler.draw(0)
             drawn += [p.id for p in problems]
             sampler.observe(answered(tools, problems, lambda p: float(p.id in ("n1", "n4"))))

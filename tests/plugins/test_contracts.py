@@ -88,6 +88,8 @@ EXAMPLES = {
     "reward:overlong": Example({"limit": 50, "cache": 10}),
     "reward:procedural_answer": Example(problems=[*LETTERS, *COUNTDOWN]),
     "environment:second_try": Example({"reward": "exact_match"}, problems=[SUM]),
+    "source:branch": Example({"reward": {"use": "full_match", "pattern": ".*"}, "n": 2}),
+    "source:own_prefix": Example({"n": 2, "separator": "a"}),
     "source:replay": Example({"buffer": "kept"}),
     "buffer:prioritized": Example({"by": "reward"}),
     "stage:allot_by_gradient": Example({"norm": "reward"}),
