@@ -11,7 +11,7 @@ from torch import Tensor
 from didact.algorithms.average import Average, row_weights
 from didact.core.batch import Batch
 from didact.core.bind import columns_of
-from didact.core.protocols import BoundRule, Names, PerToken
+from didact.core.protocols import BoundRule, Names, PerToken, UpdateRule
 from didact.core.schedule import Scalar, Schedule, value_at
 from didact.core.where import EVERYTHING, Range, Where
 
@@ -190,3 +190,25 @@ class Sum:
 
     def idle(self, batch: Batch) -> Sequence[bool]:
         return [all(row) for row in zip(*(term.idle(batch) for term in self.terms), strict=True)]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Whole rules applied together: a sum of terms, and rules that are no such sum."""
+
+    rules: Sequence[UpdateRule]
+
+    @property
+    def needs(self) -> Names:
+        return frozenset().union(*(rule.needs for rule in self.rules))
+
+    @property
+    def ahead(self) -> Names:
+        return frozenset().union(*(rule.ahead for rule in self.rules))
+
+    def over(self, batch: Batch, step: int) -> BoundRule:
+        bound = [rule.over(batch, step) for rule in self.rules]
+        return lambda part, live: {k: v for one in bound for k, v in one(part, live).items()}
+
+    def idle(self, batch: Batch) -> Sequence[bool]:
+        return [all(row) for row in zip(*(rule.idle(batch) for rule in self.rules), strict=True)]

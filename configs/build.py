@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from didact.algorithms.average import Average
-from didact.algorithms.rules import Bound, Sum, Term
+from didact.algorithms.rules import Bound, Joined, Sum, Term
 from didact.configs.schema import LossSpec, PhaseSpec
 from didact.core.errors import RecipeError
 from didact.core.phase import Phase, Trigger
@@ -97,13 +97,18 @@ class Builder:
     def phase(self, name: str, spec: PhaseSpec) -> Phase:
         """One phase with its pool and rule."""
         path = f"phases.{name}"
-        terms = [self.term(t, spec.average, f"{path}.rule.{at}") for at, t in enumerate(spec.rule)]
+        terms, rules = [], []
+        for at, given in enumerate(spec.rule):
+            if isinstance(given, LossSpec):
+                terms.append(self.term(given, spec.average, f"{path}.rule.{at}"))
+            else:
+                rules.append(self.part(given, f"{path}.rule.{at}"))
         return Phase(
             name=name,
             take=spec.take,
             pool=self.part(spec.pool, f"{path}.pool"),
             when=Trigger(spec.when.at_least, spec.when.every, spec.when.first, spec.when.last),
-            rule=Sum(terms),
+            rule=Joined([*([Sum(terms)] if terms else []), *rules]) if rules else Sum(terms),
             batch_size=spec.batch_size,
             draw=spec.draw,
             epochs=spec.epochs,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
 
-from didact.configs.schema import LossSpec, Recipe
+from didact.configs.schema import LossSpec, Recipe, RuleSpec
 from didact.plugins import spec as parts
 from didact.plugins.registry import Entry, Registry
 from didact.plugins.spec import Stage, Use, main_part
@@ -30,6 +30,7 @@ USES: tuple[type[Use], ...] = (
     parts.Observer,
     parts.Weight,
     LossSpec,
+    RuleSpec,
 )
 SHARED = frozenset({*(use.__name__ for use in USES), Stage.__name__})
 Json = dict[str, Any]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from didact.algorithms.average import Average
 from didact.core.backends.models import ModelSpec
@@ -62,6 +63,25 @@ class LossSpec(Use):
         return value if isinstance(value, list) else [value]
 
 
+class RuleSpec(Use):
+    """A whole update rule, for objectives that are no sum of per-token losses."""
+
+    kind = "rule"
+
+
+def _loss_or_rule(value: Any, info: ValidationInfo) -> Any:
+    """An item of `rule:`, by which of the two kinds has its name."""
+    if isinstance(value, LossSpec | RuleSpec):
+        return value
+    name = value.get("use") if isinstance(value, Mapping) else value
+    rules = (info.context or {})["registry"].names("rule")
+    spec = RuleSpec if str(name).rpartition("/")[2] in rules else LossSpec
+    return spec.model_validate(value, context=info.context)
+
+
+Objective = Annotated[LossSpec | RuleSpec, BeforeValidator(_loss_or_rule)]
+
+
 class When(Strict):
     """When a phase steps: enough trajectories waiting, within a window of steps, every so many."""
 
@@ -78,7 +98,7 @@ class PhaseSpec(Strict):
         take: which trajectories of a step it learns from.
         pool: where they wait.
         when: when it steps.
-        rule: its loss, or a list of losses that are added.
+        rule: its loss or whole rule, or a list of such that are added.
         average: the denominator of its terms.
         batch_size: most rows of one optimizer step; unset: what is drawn makes one step.
         draw: rows taken from the pool when it steps; unset: all.
@@ -91,7 +111,7 @@ class PhaseSpec(Strict):
     take: Where = Where({"origin": "policy"})
     pool: Buffer = Field(default="queue", validate_default=True)
     when: When = When()
-    rule: list[LossSpec]
+    rule: list[Objective]
     average: Average = "tokens"
     batch_size: Count | None = None
     draw: Count | None = None

@@ -72,3 +72,15 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def together(rows: Sequence[Trajectory]) -> list[list[int]]:
+    """Positions of rows that one forward pass must see together, in the order of their first.
+
+    Rows that share a signal `pair` do; every other row stands alone.
+    """
+    units: dict[tuple[str, float], list[int]] = {}
+    for at, row in enumerate(rows):
+        pair = row.signals.get("pair")
+        units.setdefault(("row", at) if pair is None else ("pair", pair), []).append(at)
+    return list(units.values())

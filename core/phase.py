@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
-from didact.core.batch import Batch
+from didact.core.batch import Batch, together
 from didact.core.errors import RecipeError
 from didact.core.protocols import ReplayBuffer, Run, UpdateRule
 from didact.core.types import Group, Trajectory
@@ -104,8 +104,7 @@ class Phase:
         steps = self.epochs * (ceil(len(rows) / self.batch_size) if self.batch_size else 1)
         rows = self._aged(self._frozen(rows, steps, run), run)
         for _ in range(self.epochs):
-            for start, end in _near_equal(len(rows), self.batch_size or len(rows)):
-                yield Batch(tuple(rows[start:end]))
+            yield from _mini_batches(rows, self.batch_size or len(rows))
 
     def _fresh(self, rows: Sequence[Trajectory], run: Run) -> Sequence[Trajectory]:
         if self.max_age is None:
@@ -144,7 +143,10 @@ class Phase:
         return rows
 
 
-def _near_equal(count: int, most: int) -> Iterator[tuple[int, int]]:
-    parts = ceil(count / most)
+def _mini_batches(rows: Sequence[Trajectory], most: int) -> Iterator[Batch]:
+    """Mini-batches of nearly equal size; rows of a pair stay in one."""
+    units = together(rows)
+    parts = min(ceil(len(rows) / most), len(units))
     for part in range(parts):
-        yield part * count // parts, (part + 1) * count // parts
+        some = units[part * len(units) // parts : (part + 1) * len(units) // parts]
+        yield Batch(tuple(rows[at] for unit in some for at in unit))

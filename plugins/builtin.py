@@ -13,6 +13,7 @@ from didact.algorithms import (
     mixing,
     negative_aware,
     off_policy,
+    pairs,
     policy_gradient,
     regularizers,
     selection,
@@ -74,6 +75,7 @@ def register_stages(register: Register) -> None:
     register("fill", stages.Fill)
     register("repeat", rounds.Repeat)
     register("balance", allotment.Balance)
+    register("pair", pairs.Pair)
     register("allot_by_accuracy", allotment.AllotByAccuracy)
     register("allot_by_gradient", allotment.AllotByGradient)
 
@@ -248,6 +250,11 @@ def register_weights(register: Register) -> None:
         mixing.by_success,
         mixing.shortfall,
     )
+
+
+@hookimpl
+def register_rules(register: Register) -> None:
+    register("pairwise", pairs.Pairwise)
 
 
 @hookimpl

@@ -99,7 +99,7 @@ def test_a_recipe_trains_three_steps(name):
     for phase in opened.parts.phases:
         norms = [step.get(f"{phase.name}/grad_norm", 0.0) for step in steps]
         assert max(norms) > 0, f"phase '{phase.name}' never had a gradient"
-        for term in phase.rule.terms:
+        for term in getattr(phase.rule, "terms", ()):
             assert any(f"{phase.name}/{term.label}" in step for step in steps), term.label
     for name_of, learner in opened.run.learners.items():
         after = dict(learner.weights())

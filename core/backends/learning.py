@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from didact.core.backends.forward import Readouts, Row
 from didact.core.backends.microbatch import plan
-from didact.core.batch import Batch
+from didact.core.batch import Batch, together
 from didact.core.errors import RecipeError, RunError
 from didact.core.phase import READOUTS, readout_of
 from didact.core.protocols import BoundRule, Names, UpdateRule, World
@@ -223,10 +223,15 @@ def _odd(tally: Tally) -> list[str]:
 def micro_batches(
     batch: Batch, positions: Sequence[int], max_tokens: int, world: World, padded: bool
 ) -> list[Batch]:
-    """This rank's micro-batches of some rows; as many as every other rank's."""
-    lengths = [size_of(batch.rows[at]) for at in positions]
+    """This rank's micro-batches of some rows; as many as every other rank's.
+
+    Rows of a pair stay together, and count as one of their sum (padded: of twice the longer one).
+    """
+    units = together([batch.rows[at] for at in positions])
+    sizes = [[size_of(batch.rows[positions[at]]) for at in unit] for unit in units]
+    lengths = [len(unit) * max(unit) if padded else sum(unit) for unit in sizes]
     mine = plan(lengths, max_tokens, world.size, padded=padded)[world.rank]
-    return [batch.take([positions[at] for at in micro]) for micro in mine]
+    return [batch.take([positions[at] for unit in micro for at in units[unit]]) for micro in mine]
 
 
 def frozen(
