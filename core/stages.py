@@ -13,6 +13,7 @@ from didact.core.pipeline import Pipeline, unmet
 from didact.core.protocols import (
     CritiqueProvider,
     Failed,
+    Learner,
     Names,
     RolloutSource,
     Run,
@@ -89,7 +90,7 @@ class Critique:
         said = now(self.critic, run.step)(chosen, run)
         words = {id(m): given for m, given in zip(chosen, said, strict=True)}
         failed = sum(isinstance(given, Failed) for given in said)
-        run.metrics["critique/failed"] = float(failed)
+        run.metrics["critique/failed"] = run.metrics.get("critique/failed", 0.0) + failed
 
         def heard(member: Trajectory) -> Trajectory:
             given = words.get(id(member))
@@ -235,18 +236,24 @@ class Read:
         index = [id(m) for m in rows]
         fresh: Sequence[Trajectory] = rows
         for column in self.columns:
-            prefix, _ = readout_of(column) or (None, None)
-            model = run.frozen.get(prefix or "") or run.learners.get(
-                "value" if column == "values" else "policy"
-            )
-            if model is None:
-                raise RecipeError(f"read: no model can read out '{column}'.")
-            fresh = model.freeze(fresh, frozenset({column}))
+            fresh = _reader(column, run).freeze(fresh, frozenset({column}))
         new = dict(zip(index, fresh, strict=True))
         return [
             replace(group, members=tuple(new.get(id(m), m) for m in group.members))
             for group in groups
         ]
+
+
+def _reader(column: str, run: Run) -> Learner:
+    """Whose column it is: its prefix names a model; without one, or with "old", who learns now."""
+    prefix, _ = readout_of(column) or ("?", column)
+    own = "value" if column == "values" else "policy"
+    name = own if prefix in ("", "old") else prefix
+    model = run.frozen.get(name) or run.learners.get(name)
+    if model is None:
+        known = ", ".join(sorted({*run.frozen, *run.learners}))
+        raise RecipeError(f"read: no model '{name}' for '{column}' (there is: {known}).")
+    return model
 
 
 @dataclass(frozen=True)

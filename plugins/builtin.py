@@ -7,6 +7,7 @@ from didact.algorithms import (
     advantage_variants,
     advantages,
     allotment,
+    credit,
     effective_rank,
     entropy_weighted,
     kl_reward,
@@ -46,6 +47,7 @@ from didact.feedback import (
     refine,
     replay,
     samplers,
+    steps,
 )
 from didact.feedback.judge import LlmCritic
 from didact.feedback.tasks import arithmetic, compositions, countdown, files, gym, letters, mixture
@@ -75,6 +77,8 @@ def register_stages(register: Register) -> None:
     register("fill", stages.Fill)
     register("repeat", rounds.Repeat)
     register("balance", allotment.Balance)
+    register("steps", steps.Steps)
+    register("step_values", steps.StepValues)
     register("pair", pairs.Pair)
     register("allot_by_accuracy", allotment.AllotByAccuracy)
     register("allot_by_gradient", allotment.AllotByGradient)
@@ -169,6 +173,12 @@ def register_advantages(register: Register) -> None:
         shaping.policy_filter,
         shaping.duration_weighted,
         allotment.logit_gradient_norm,
+        credit.clip_delta,
+        credit.process_advantage,
+        credit.turn_steps,
+        credit.turn_progress,
+        credit.decoded_rewards,
+        credit.robust_ensemble,
     )
     register("adaptive_kl_reward", kl_reward.AdaptiveKL)
     register("hidden_state_shaping", effective_rank.HiddenStateShaping)
@@ -207,6 +217,7 @@ def register_losses(register: Register) -> None:
         regularizers.low_variance_kl,
         regularizers.corrected_kl,
         regularizers.squared_log_ratio,
+        credit.return_decomposition,
         value_learning.squared_error,
         value_learning.clipped_value,
         value_learning.rover,

@@ -13,7 +13,12 @@ from didact.core.bind import adds_of, columns_of
 from didact.plugins.testing.part import Example, Part, demand
 from didact.plugins.testing.state import reloaded
 
-COLUMNS = frozenset({"values", "entropy", "advantages_per_token"})
+COLUMNS = frozenset(
+    {
+        *("values", "entropy", "advantages_per_token", "prefix"),
+        *("step_end", "step_value", "prover_value", "process", "progress", "grounding", "decoded"),
+    }
+)
 SIZES = (4, 3, 1, 2)
 LENGTHS = (3, 5, 2, 4, 1, 5, 3, 2, 4, 5)
 
@@ -79,9 +84,7 @@ def step(
 def _is_column(name: str, example: Example) -> bool:
     if name in example.rows:
         return False
-    return (
-        name in COLUMNS or name.endswith(("logprobs", "_values", "collision")) or name == "prefix"
-    )
+    return name in COLUMNS or name.endswith(("logprobs", "_values", "collision"))
 
 
 def results(estimator: Any, given: Step) -> dict[str, Tensor]:

@@ -19,8 +19,8 @@ CHOICE = Problem("choice", "Which?", "B", ("B",))
 LETTERS, COUNTDOWN = [Letters()[at] for at in range(3)], [Countdown()[at] for at in range(3)]
 TASKS_OF_FILES = {"jsonl", "csv", "parquet", "hub"}
 """Held to the promise in tests/tasks, where there are files."""
-MODELS = {"read"}
-"""Stages that need a model."""
+MODELS = {"read", "step_values"}
+"""Stages that need a model, or what another stage makes."""
 
 
 class Grader(BaseHTTPRequestHandler):
@@ -68,6 +68,12 @@ EXAMPLES = {
     "advantage:rank_penalised": Example({"penalty": 0.5}),
     "advantage:reward_minus_kl": Example({"beta": 0.1}),
     "advantage:shape_overlong": Example({"max_tokens": 5, "cache": 2}),
+    "advantage:clip_delta": Example(among={"step_end": [0, 1]}),
+    "advantage:decoded_rewards": Example(among={"step_end": [0, 1]}),
+    "advantage:process_advantage": Example(
+        rows=["prover_start"], among={"step_end": [0, 1]}, between={"prover_value": (0, 1)}
+    ),
+    "loss:return_decomposition": Example(among={"step_end": [0, 1]}),
     "advantage:stratified": Example(among={"strata": [0, 1, 2]}),
     "advantage:prefix_group_norm": Example(among={"prefix": [0, 1], "prefix_id": [0, 1, 2]}),
     "advantage:counted_norm": Example(among={"positives": [0, 1, 5], "negatives": [0, 2, 3]}),
@@ -99,6 +105,7 @@ EXAMPLES = {
     "stage:fill": Example({"groups": 6, "stages": [{"rollout": "policy"}]}),
     "stage:repeat": Example({"stages": [{"rollout": "policy"}], "until": {}, "rounds": 2}),
     "stage:rollout": Example({"source": "policy"}),
+    "stage:step_values": Example({"reward": {"use": "full_match", "pattern": ".*"}}),
     "stage:store": Example({"buffer": "kept"}),
     "stage:swap": Example({"best": "policy"}),
     "task:gym": Example({"dataset": "chain_sum", "size": 10}),
