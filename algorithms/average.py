@@ -18,7 +18,7 @@ class Constant(BaseModel):
     the number of sequences, as ReLIFT, LUFFY and Critique-GRPO as released.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
     per_sequence: float | None = Field(default=None, gt=0)
     total: float | None = Field(default=None, gt=0)
 

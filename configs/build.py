@@ -18,6 +18,9 @@ from didact.core.schedule import Schedule, Varying
 from didact.plugins.registry import Registry
 from didact.plugins.spec import CALLED, Stage, Use, Weight
 
+REPORTED = frozenset({"loss", "rows", "tokens", "idle_rows", "entropy", "kl_old", "lr"})
+"""Names under which every update reports; no term may be called so."""
+
 
 @dataclass
 class Builder:
@@ -103,6 +106,13 @@ class Builder:
                 terms.append(self.term(given, spec.average, f"{path}.rule.{at}"))
             else:
                 rules.append(self.part(given, f"{path}.rule.{at}"))
+        labels = [term.label for term in terms]
+        for at, label in enumerate(labels):
+            if label in labels[:at] or label in REPORTED:
+                raise RecipeError(
+                    f"{path}.rule: two values would be reported as '{label}'; give one term a "
+                    f"'label' of its own."
+                )
         return Phase(
             name=name,
             take=spec.take,

@@ -85,7 +85,12 @@ def compare(
     """Run methods x seeds side by side and write one report; continues where it was interrupted."""
     from didact.configs.compare import run_comparison
 
-    numbers = [int(seed) for seed in seeds.split(",") if seed]
+    try:
+        numbers = [int(seed) for seed in seeds.split(",") if seed]
+    except ValueError:
+        raise typer.BadParameter(
+            f"'{seeds}' is no list of whole numbers", param_hint="--seeds"
+        ) from None
     folder = out or Path("runs") / Path(comparison).name.split(".")[0]
     report = run_comparison(
         comparison, folder, only=only or (), jobs=jobs, seeds=numbers, dry_run=dry_run

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from didact.configs.comparison import Cell, cells, load_comparison, slug
+from didact.configs.comparison import Cell, Comparison, cells, load_comparison, slug
 from didact.configs.console import Console
 from didact.configs.document import Document, Place, assign
 from didact.configs.load import check
@@ -40,7 +40,7 @@ def run_comparison(
     """
     comparison = load_comparison(source)
     if seeds:
-        comparison = comparison.model_copy(update={"seeds": list(seeds)})
+        comparison = Comparison.model_validate({**comparison.model_dump(), "seeds": list(seeds)})
     todo = cells(comparison, out, only)
     console = Console()
     if dry_run:

@@ -61,6 +61,13 @@ class Comparison(Strict):
     axis: Axis = "steps"
     budget: float | None = None
 
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"seeds must differ, they are the repetitions: {value}")
+        return value
+
     @field_validator("methods", mode="before")
     @classmethod
     def _bare(cls, value: Any) -> Any:
@@ -101,6 +108,21 @@ def load_comparison(source: str) -> Comparison:
         comparison = Comparison.model_validate(document.data)
     except ValidationError as error:
         raise RecipeError("\n".join(phrased(document, error))) from None
+    slugs: dict[str, str] = {}
+    for label in comparison.methods:
+        other = slugs.setdefault(slug(label), label)
+        if other != label:
+            raise RecipeError(
+                f"{file.name}: methods '{other}' and '{label}' would share the folder "
+                f"'{slug(label)}'; rename one."
+            )
+    for label, method in comparison.methods.items():
+        other_method = comparison.methods.get(method.match.of) if method.match else None
+        if method.match and other_method and other_method.match:
+            raise RecipeError(
+                f"{file.name}: methods.{label}: matches '{method.match.of}', which itself matches "
+                f"another; match one that runs by itself."
+            )
     for label in filter(None, [comparison.baseline, *_matched(comparison)]):
         if label not in comparison.methods:
             raise RecipeError(f"{file.name}: {unknown('method', label, comparison.methods)}")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -278,9 +279,12 @@ def assign(document: Document, path: str, value: Any, place: Place) -> None:
         if last:
             _forget(document, spot)
             if value is REMOVE:
+                if step not in here if isinstance(here, dict) else False:
+                    said = unknown("key", str(step), map(str, here))
+                    raise RecipeError(f"{place}: {path}: nothing to remove: {said}")
                 here.pop(step)
             else:
-                here[step] = value
+                here[step] = deepcopy(value)
                 document.places[spot] = place
         else:
             if isinstance(here, dict):

@@ -135,8 +135,9 @@ def _generator(
 
 def make_evaluation(spec: EvaluationSpec, parts: Parts, builder: Builder) -> Evaluation:
     """A recipe's evaluation: its problems, and a pipeline each for greedy and sampled answers."""
-    sampling = spec.sampling.model_dump() if spec.sampling else {}
-    score = Score(parts.rewards)
+    sampling = spec.sampling.model_dump(exclude_unset=True) if spec.sampling else {}
+    trained = [stage for _, stage in parts.experience.stages if isinstance(stage, Score)]
+    score = trained[-1] if trained else Score(parts.rewards)
 
     def pipeline(**settings: Any) -> Pipeline:
         context = {"registry": builder.registry}

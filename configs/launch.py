@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +28,9 @@ from didact.core.gather import Gather, GatherAhead
 from didact.core.session import Session, Stop
 from didact.plugins.manager import load
 from didact.plugins.registry import Registry
+
+LAUNCHED = frozenset({"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"})
+"""What `torchrun` sets to tell a process that it is one of several."""
 
 
 def train_recipe(
@@ -49,6 +55,8 @@ def train_recipe(
     if world.rank == 0:
         folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
     world.barrier()
+    if resume and not folder.states():
+        console.say(f"{folder.path}: no state to resume from, starting at the first step")
     if resume and folder.final.exists():
         console.say(f"{folder.path}: finished already")
         return "done"
@@ -119,14 +127,26 @@ def make_base(source: str, seed: int, registry: Registry, console: Console) -> P
     name = f"{Path(source).stem}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     home = cache_folder() / "bases" / name
     world = worlds.current()
-    if not (home / "final").exists() and world.rank == 0:
-        console.say(f"making the base model '{source}' (once; kept in {home})")
-        with replacing(home) as unfinished:
-            made = train_recipe(source, [f"seed={seed}"], out=unfinished, console=console.nested())
-            if made != "done":
-                raise KeyboardInterrupt
+    if world.rank == 0:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with (home.parent / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be making it: wait, then use it
+            if not (home / "final").exists():
+                console.say(f"making the base model '{source}' (once; kept in {home})")
+                _make(source, seed, home, console.nested())
     world.barrier()
     return home / "final"
+
+
+def _make(source: str, seed: int, home: Path, console: Console) -> None:
+    with replacing(home) as unfinished:
+        if worlds.current().size > 1:  # a run of its own, in one process
+            alone = {k: v for k, v in os.environ.items() if k not in LAUNCHED}
+            command = [sys.executable, "-c", "from didact.configs.cli import main; main()", "train"]
+            arguments = [source, f"seed={seed}", "--out", str(unfinished), "--quiet"]
+            subprocess.run([*command, *arguments], env=alone, check=True)
+        elif train_recipe(source, [f"seed={seed}"], out=unfinished, console=console) != "done":
+            raise KeyboardInterrupt
 
 
 def _tell_skipped(opened: Opened, folder: RunFolder, console: Console) -> None:

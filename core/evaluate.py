@@ -9,7 +9,6 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
-from didact.core.errors import RunError
 from didact.core.pipeline import Pipeline
 from didact.core.protocols import Run, TaskSource
 from didact.core.types import Group
@@ -111,7 +110,7 @@ class Evaluation:
         for start in range(0, len(self.task), self.chunk):
             indices = range(start, min(start + self.chunk, len(self.task)))
             groups = [Group(run.renderer.prompt(self.task[at])) for at in indices]
-            done = {name: pipe(groups, aside) for name, pipe in pipelines.items()}
+            done = {name: _aligned(groups, pipe(groups, aside)) for name, pipe in pipelines.items()}
             answered += [
                 _answered({name: by[at] for name, by in done.items()}, bins)
                 for at in range(len(groups))
@@ -121,6 +120,7 @@ class Evaluation:
             if progress is not None:
                 progress(len(answered), len(self.task))
         metrics = self.summary(answered)
+        metrics["eval/failed"] = aside.metrics.get("reward/failed", 0.0)
         if gaps:
             metrics["eval/kl_start"] = sum(gaps) / len(gaps)
         return answered, metrics
@@ -147,13 +147,19 @@ def _gaps(groups: Sequence[Group], run: Run) -> list[float]:
     return [float(value) for gap in gaps for value in gap]
 
 
+def _aligned(asked: Sequence[Group], answered: Sequence[Group]) -> Sequence[Group]:
+    """The answers in the order of the problems; a problem whose rewards all failed has none."""
+    if len(answered) == len(asked):
+        return answered
+    by_prompt = {group.prompt.id: group for group in answered}
+    return [by_prompt.get(group.prompt.id, group) for group in asked]
+
+
 def _answered(groups: Mapping[str, Group], bins: Mapping[str, str] | None) -> Answered:
     problem = next(iter(groups.values())).prompt.problem
     members = [member for group in groups.values() for member in group.members]
-    expected = sum(len(group.members) == 0 for group in groups.values())
-    if expected:
-        raise RunError(f"evaluation: problem '{problem.id}' has an answer that was not scored.")
-    greedy = groups["greedy"].members[0].signals["success"] if "greedy" in groups else None
+    first = groups["greedy"].members if "greedy" in groups else ()
+    greedy = first[0].signals["success"] if first else None
     sampled = groups["sampled"].members if "sampled" in groups else ()
     return Answered(
         id=problem.id,
@@ -171,27 +177,35 @@ def _answered(groups: Mapping[str, Group], bins: Mapping[str, str] | None) -> An
 
 
 def measures(items: Sequence[Answered], ks: Sequence[int]) -> dict[str, float]:
-    """pass@1 greedy, avg@n, pass@k, mean length and share truncated of some problems."""
-    count = len(items)
-    out: dict[str, float] = {"problems": float(count)}
-    if items[0].greedy is not None:
-        out["greedy"] = sum(item.greedy or 0.0 for item in items) / count
-    n = min(len(item.successes) for item in items)
+    """pass@1 greedy, avg@n, pass@k, mean length and share truncated of some problems.
+
+    n is the number of answers asked for. An answer whose reward failed is left out of its problem;
+    a problem with too few answers is left out of the measure that needs them.
+    """
+    out: dict[str, float] = {"problems": float(len(items))}
+    greedy = [item.greedy for item in items if item.greedy is not None]
+    if greedy:
+        out["greedy"] = sum(greedy) / len(greedy)
+    sampled = [item.successes for item in items if item.successes]
+    n = max(map(len, sampled), default=0)
     if n:
-        out[f"avg@{n}"] = sum(sum(i.successes) / len(i.successes) for i in items) / count
+        out[f"avg@{n}"] = sum(sum(one) / len(one) for one in sampled) / len(sampled)
         for k in ks:
-            if 1 < k <= n:
-                each = [pass_at_k(len(i.successes), int(sum(i.successes)), k) for i in items]
-                out[f"pass@{k}"] = sum(each) / count
+            enough = [one for one in sampled if len(one) >= k]
+            if 1 < k <= n and enough:
+                each = [pass_at_k(len(one), int(sum(one)), k) for one in enough]
+                out[f"pass@{k}"] = sum(each) / len(each)
     answers = sum(len(item.lengths) for item in items)
-    out["length"] = sum(sum(item.lengths) for item in items) / answers
-    out["truncated"] = sum(item.truncated for item in items) / answers
+    if answers:
+        out["length"] = sum(sum(item.lengths) for item in items) / answers
+        out["truncated"] = sum(item.truncated for item in items) / answers
     return out
 
 
 def base_bins(answered: Sequence[Answered]) -> dict[str, str]:
     """Bin of every problem by how often the (base) model's sampled answers were right."""
-    return {i.id: difficulty(sum(i.successes) / len(i.successes)) for i in answered}
+    some = [item for item in answered if item.successes]
+    return {item.id: difficulty(sum(item.successes) / len(item.successes)) for item in some}
 
 
 def write(answered: Sequence[Answered], file: Path) -> None:

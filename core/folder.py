@@ -52,8 +52,9 @@ class RunFolder:
 
     def states(self) -> list[tuple[int, Path]]:
         """Finished states, oldest first; a half-written one has another name and is not seen."""
-        found = (self.path / "checkpoints").glob("step-??????")
-        return sorted((int(path.name.removeprefix("step-")), path) for path in found)
+        found = (self.path / "checkpoints").glob("step-*")
+        names = [path for path in found if path.name.removeprefix("step-").isdigit()]
+        return sorted((int(path.name.removeprefix("step-")), path) for path in names)
 
     def create(self, *, resume: bool, recipe: str) -> None:
         """Make the folder, or check that it is this recipe's to resume.
@@ -70,7 +71,11 @@ class RunFolder:
                 f"{self.path}: was started with another recipe; compare with "
                 f"'didact recipe diff {self.recipe} …' and start a new run for the new one."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be made: {error.strerror}.") from None
+        (self.path / "error.txt").unlink(missing_ok=True)
         self.recipe.write_text(recipe, encoding="utf-8")
 
     def keep_states(self, count: int) -> None:

@@ -9,13 +9,15 @@ from math import ceil, inf
 from didact.core.batch import Batch, together
 from didact.core.errors import RecipeError
 from didact.core.protocols import ReplayBuffer, Run, UpdateRule
+from didact.core.ranks import RANK_STRIDES
 from didact.core.types import Group, Trajectory
 from didact.core.where import Where
 
-READOUTS = frozenset({"logprobs", "entropy", "values", "mean_logprobs", "collision"})
+READOUTS = frozenset({"logprobs", "entropy", "values", "mean_logprobs", "collision", *RANK_STRIDES})
 """What a learner's forward pass can read out, one value per response token:
 log-probability of the token, entropy of the distribution, value head, mean over the vocabulary of
-the log-probabilities, and the sum of squared probabilities."""
+the log-probabilities, the sum of squared probabilities, and, never with gradient, effective ranks
+of the last hidden states up to every so many tokens."""
 
 
 def readout_of(column: str) -> tuple[str, str] | None:
@@ -84,9 +86,9 @@ class Phase:
     def offer(self, groups: Sequence[Group], step: int) -> None:
         """Put what the phase takes into its pool, each row with its group's signals.
 
-        Outside the phase's window of steps nothing is kept for it.
+        Rows of steps before the phase's window wait for it; after the window nothing is kept.
         """
-        if self.when.first <= step <= self.when.last:
+        if step <= self.when.last:
             self.pool.add([row for group in groups for row in group.leaving() if self.take(row)])
 
     def batches(self, run: Run) -> Iterator[Batch]:
@@ -98,18 +100,40 @@ class Phase:
         )
         if not rows:
             return
-        for origin in sorted({row.origin for row in rows}):
-            used = self.epochs * sum(row.origin == origin for row in rows)
-            run.metrics[f"{self.name}/used/{origin}"] = float(used)
+        self._account(rows, run)
         steps = self.epochs * (ceil(len(rows) / self.batch_size) if self.batch_size else 1)
         rows = self._aged(self._frozen(rows, steps, run), run)
         for _ in range(self.epochs):
             yield from _mini_batches(rows, self.batch_size or len(rows))
 
+    def _account(self, rows: Sequence[Trajectory], run: Run) -> None:
+        """Report whom the phase learns from, and how old it is in weight versions.
+
+        A row that begins with a demonstration's tokens (column "prefix") uses a demonstration.
+        """
+        for origin in sorted({row.origin for row in rows}):
+            used = self.epochs * sum(row.origin == origin for row in rows)
+            run.metrics[f"{self.name}/used/{origin}"] = float(used)
+        begun = sum(
+            bool((row.columns["prefix"] > 0).any()) for row in rows if "prefix" in row.columns
+        )
+        if begun:
+            name = f"{self.name}/used/demonstration"
+            run.metrics[name] = run.metrics.get(name, 0.0) + self.epochs * begun
+        version = self._version(run)
+        ages = [version - row.version for row in rows if row.version is not None]
+        if ages:
+            run.metrics[f"{self.name}/age_mean"] = sum(ages) / len(ages)
+            run.metrics[f"{self.name}/age_max"] = float(max(ages))
+
+    def _version(self, run: Run) -> int:
+        """Weight syncs so far, of the model that is sampled: its own, or the policy."""
+        return (run.generators.get(self.model) or run.generators["policy"]).version
+
     def _fresh(self, rows: Sequence[Trajectory], run: Run) -> Sequence[Trajectory]:
         if self.max_age is None:
             return rows
-        oldest = run.generators[self.model].version - self.max_age
+        oldest = self._version(run) - self.max_age
         fresh = [row for row in rows if row.version is None or row.version >= oldest]
         run.metrics[f"{self.name}/dropped_stale"] = float(len(rows) - len(fresh))
         return fresh
@@ -118,7 +142,7 @@ class Phase:
         """For rules that read "age": weight syncs since a row was sampled; 0 if it was not ours."""
         if "age" not in self.rule.needs:
             return rows
-        now = run.generators[self.model].version
+        now = self._version(run)
         ages = [0 if row.version is None else now - row.version for row in rows]
         return [row.with_signals(age=float(age)) for row, age in zip(rows, ages, strict=True)]
 

@@ -200,7 +200,7 @@ class Generator(Protocol):
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Sequence[Sample]: ...
     def rest(self) -> None:
-        """Nothing will be asked until the next sync: leave the memory to the learner, if you can."""
+        """Nothing will be asked until the next sync: leave memory to the learner, if you can."""
         ...
 
     def sync(self, learner: Learner) -> None:

@@ -22,7 +22,7 @@ class Repeat:
     `repeat/rounds`, and `repeat/unmet`, the groups that do not match after the last round.
 
     Attributes:
-        stages: what a group goes through in each round; none of them may drop groups.
+        stages: what a group goes through in each round; what they drop is gone.
         until: when a group leaves.
         rounds: most rounds.
     """
@@ -42,18 +42,20 @@ class Repeat:
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         labelled = [(f"repeat/{type(s).__name__.lower()}", s) for s in self.stages]
         inner = Pipeline(labelled, given=self.needs)
-        done, going, rounds = list(groups), list(range(len(groups))), 0
+        done: list[Group | None] = list(groups)
+        going, rounds = list(range(len(groups))), 0
         while going and rounds < self.rounds:
-            fresh = inner([done[at] for at in going], run)
-            if len(fresh) != len(going):
+            fresh = list(inner([group for at in going if (group := done[at]) is not None], run))
+            for at in going:
+                here = bool(fresh) and fresh[0].prompt is groups[at].prompt
+                done[at] = fresh.pop(0) if here else None
+            if fresh:
                 raise RecipeError(
-                    f"repeat: its stages made {len(fresh)} groups of {len(going)}; put stages that "
-                    f"drop groups after it."
+                    f"repeat: its stages made a group of prompt '{fresh[0].prompt.id}' that they "
+                    f"were not given, or changed the order."
                 )
-            for at, group in zip(going, fresh, strict=True):
-                done[at] = group
-            going = [at for at in going if not self.until(done[at])]
+            going = [at for at in going if (now := done[at]) is not None and not self.until(now)]
             rounds += 1
         run.metrics["repeat/rounds"] = float(rounds)
         run.metrics["repeat/unmet"] = float(len(going))
-        return done
+        return [group for group in done if group is not None]

@@ -25,7 +25,7 @@ class Schedule(BaseModel):
         warmup: steps of a linear rise from 0 before the shape begins.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     linear: tuple[float, float] | None = None
     cosine: tuple[float, float] | None = None

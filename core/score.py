@@ -36,7 +36,8 @@ class Score:
     and `success` (0 or 1). A group gets `success_rate`, `positives` and `negatives` (how many
     members succeeded and failed), `reward_mean` and `reward_std` (population) over the members
     that `rate_over` chooses. A trajectory one of whose rewards failed is taken out of its
-    group and counted under `reward/failed`; it never scores 0.
+    group and counted under `reward/failed`; it never scores 0. A group that loses all its members
+    so is dropped, and counted under `reward/groups_lost`.
 
     Attributes:
         rewards: the recipe's rewards by name.
@@ -76,6 +77,9 @@ class Score:
             scored[id(member)] = None if bad else self._signals(member, parts, run.step)
         self._report(failures, len(unscored), run)
         done = [self._summarise(g, [scored.get(id(m), m) for m in g.members]) for g in groups]
+        lost = [bool(g.members) and not d.members for g, d in zip(groups, done, strict=True)]
+        run.metrics["reward/groups_lost"] = run.metrics.get("reward/groups_lost", 0.0) + sum(lost)
+        done = [group for group, gone in zip(done, lost, strict=True) if not gone]
         _log([m for m in scored.values() if m is not None], run)
         return done
 

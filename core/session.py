@@ -114,7 +114,8 @@ class Session:
         for name, value in run.metrics.items():
             if not math.isfinite(value):
                 raise RunError(f"step {run.step + 1}: metric '{name}' is {value}.")
-        run.metrics["seconds/step"] = seconds
+        clocks = run.world.map(lambda items: [seconds for _ in items], range(run.world.size))
+        run.metrics["seconds/step"] = max(clocks)  # all ranks must agree on what was spent
         run.metrics |= {f"seconds/{name}": spent for name, spent in run.seconds.items()}
         self.spent.add(run.metrics)
         run.metrics |= {f"spent/{axis}": total for axis, total in self.spent.totals.items()}
@@ -167,7 +168,7 @@ class Session:
         self.bins = base_bins(answered)
         if self.run.world.rank == 0:
             file.write_text(json.dumps(self.bins), encoding="utf-8")
-        answered = [replace(item, bin=self.bins[item.id]) for item in answered]
+        answered = [replace(item, bin=self.bins.get(item.id)) for item in answered]
         self._record(0, answered, {**metrics, **self.evaluation.summary(answered)})
 
     @property
@@ -203,10 +204,10 @@ class Session:
 
     def _finish(self) -> None:
         done = self.last
+        partial = self.folder.final.with_name("final.partial")  # kept, should the evaluation fail
+        self.run.learners["policy"].save(partial)
         if self.evaluation is not None:
             self.evaluate(done, final=True)
-        partial = self.folder.final.with_name("final.partial")
-        self.run.learners["policy"].save(partial)
         if self.run.world.rank == 0:
             partial.rename(self.folder.final)
 

@@ -18,7 +18,7 @@ ALWAYS = frozenset({"origin", "truncated", "length", "version"})
 class Range(BaseModel):
     """An interval; each end may be open (absent), closed (`at_…`) or strict."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
     at_least: float = float("-inf")
     at_most: float = float("inf")
     above: float = float("-inf")

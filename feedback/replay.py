@@ -15,6 +15,8 @@ from didact.core.seeds import seed_of
 from didact.core.types import Group, Trajectory
 from didact.feedback.shelf import signal
 
+SAMPLED = frozenset({"behavior_logprobs", "prefix"})
+"""Columns that belong to the response itself, and stay true when it is replayed."""
 OWN = ("reward", "success", "turns")
 
 
@@ -74,7 +76,8 @@ class ReplaySource:
             for name, value in old.signals.items()
             if name in OWN or name.startswith("reward/") or name in self.keep
         }
-        return replace(old, origin="replay", signals=kept)
+        columns = {n: c for n, c in old.columns.items() if n in SAMPLED or n in self.keep}
+        return replace(old, origin="replay", signals=kept, columns=columns)
 
 
 def _newest(old: Sequence[Trajectory], n: int, rng: random.Random) -> Sequence[Trajectory]:

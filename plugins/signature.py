@@ -64,7 +64,7 @@ def params_of(kind: str, factory: Callable[..., Any]) -> type[BaseModel]:
             f"{kind} '{name}' has a setting called '{min(taken)}', a word that recipes use for "
             f"something else; rename it."
         )
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants")
     return create_model(name, __config__=config, **declared)
 
 

@@ -26,7 +26,7 @@ def problem(message: str, loc: tuple[str | int, ...], given: object) -> InitErro
 class Strict(BaseModel):
     """Refuses unknown keys, says what is nearest, and reports all errors of a level at once."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     @model_validator(mode="wrap")
     @classmethod

@@ -15,6 +15,7 @@ from didact.core.backends.models import ValueModel
 from didact.core.errors import RecipeError
 from didact.core.phase import READOUTS
 from didact.core.protocols import Names
+from didact.core.ranks import RANK_STRIDES, rank_column
 
 OF_LOGITS = READOUTS - {"values"}
 Row = tuple[Tensor, Tensor]
@@ -95,7 +96,12 @@ class Readouts(nn.Module):
         hidden, places = self._hidden(rows)
         read = hidden.index_select(0, places)
         targets = torch.cat([response for _, response in rows]).to(self.device)
-        flat = self._in_chunks(read, targets, names, watched - live)
+        made = [name for name in names if name not in RANK_STRIDES]  # the ranks sort last
+        flat = self._in_chunks(read, targets, made, watched - live) if made else None
+        if len(made) < len(names):
+            sizes = [len(response) for _, response in rows]
+            flat = _with_ranks(flat, read.detach(), sizes, names[len(made) :])
+        assert flat is not None
         cells, width = _cells([len(response) for _, response in rows])
         if not width:
             return hidden.sum() * hidden.new_zeros(len(rows), 0, len(names))
@@ -190,6 +196,16 @@ def readout(name: str, logits: Tensor, total: Tensor, targets: Tensor) -> Tensor
         case "collision":
             return ((2 * logits).logsumexp(-1) - 2 * total).exp()
     raise RecipeError(f"there is no readout '{name}'.")
+
+
+def _with_ranks(
+    flat: Tensor | None, hidden: Tensor, sizes: Sequence[int], names: Sequence[str]
+) -> Tensor:
+    """Readouts [n, K] and, after them, those of ranks of the hidden states [n, H] of rows."""
+    rows = torch.split(hidden, list(sizes))
+    columns = [torch.cat([rank_column(row, RANK_STRIDES[name]) for row in rows]) for name in names]
+    ranks = torch.stack(columns, -1)
+    return ranks if flat is None else torch.cat([flat, ranks.to(flat)], -1)
 
 
 def _packed_options(implementation: str, packing: Packing) -> dict[str, Any]:

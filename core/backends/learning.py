@@ -171,8 +171,7 @@ def metrics_of(tally: Tally, batch: Batch, idle: int, world: World) -> dict[str,
     sums = _summed([sums for _, sums, _, _ in everyone])
     out = {**terms, "loss": sum(terms.values())} if labels or terms else {"loss": 0.0}
     out |= {"rows": float(len(batch)), "idle_rows": float(idle)}
-    out["tokens"] = float(sum(int(row.trainable.sum()) for row in batch.rows))
-    seen = sums.get("tokens", 0.0)
+    seen = out["tokens"] = sums.get("tokens", 0.0)
     for name in ("entropy", "kl_old"):
         if name in sums and seen:
             out[name] = sums[name] / seen

@@ -30,7 +30,7 @@ class OptimizerSpec(BaseModel):
         skip_above: leave the parameters alone when the gradient norm exceeds this.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
     lr: Scalar = 1e-6
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)

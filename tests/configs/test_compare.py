@@ -142,3 +142,32 @@ def test_an_unknown_comparison_or_method_names_the_nearest(tmp_path):
 def test_the_packaged_comparisons_are_valid(tmp_path):
     for name in ("quickstart", "relift_claims"):
         assert cells(load_comparison(name), tmp_path)
+
+
+def test_a_shared_mapping_is_not_shared_between_methods(tmp_path):
+    more = "  One: sft\n  Two: {recipe: sft, set: {task.wrong: 0.3, evaluation.samples: 4}}\n"
+    file = comparison(tmp_path, more)
+    text = (
+        (tmp_path / "mine.yaml").read_text().replace("set:\n", "set:\n  task: {use: letters}\n", 1)
+    )
+    (tmp_path / "mine.yaml").write_text(text)
+    one, *_, two = cells(load_comparison(file), tmp_path)
+    assert "wrong" not in one.document.data["task"]
+    assert one.document.data["evaluation"]["samples"] == 2
+    assert two.document.data["task"]["wrong"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("methods", "more", "message"),
+    [
+        ("  A+: sft\n  A-: sft\n", "", "would share the folder 'a'"),
+        ("  A: sft\n", "seeds: [1, 1]\n", "seeds must differ"),
+    ],
+)
+def test_what_would_mix_two_runs_is_refused(tmp_path, methods, more, message):
+    file = comparison(tmp_path, methods, more)
+    if more:
+        text = (tmp_path / "mine.yaml").read_text().replace("seeds: [0, 1]\n", "")
+        (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_comparison(file)

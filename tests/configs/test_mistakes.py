@@ -103,4 +103,41 @@ phases:
         "mine.yaml:11: phases.rl.rule: reads 'teacher_logprobs': no model named 'teacher'",
     ):
         assert any(line.startswith(words) for line in lines), f"{words}\n" + "\n".join(lines)
-    assert len(lines) == 6, "\n".join(lines)
+    assert any("optimizers.sft: no phase steps it" in line for line in lines)
+    assert len(lines) == 7, "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "phases: {rl: {rule: [ppo_clip, {use: ppo_clip, weight: 0.1}]}}",
+            "reported as 'ppo_clip'",
+        ),
+        ("phases: {rl: {rule: {use: ppo_clip, label: loss}}}", "reported as 'loss'"),
+        ("optimizers: {mian: {lr: 1.0}}", "optimizers.mian: no phase steps it"),
+        ("evaluation: {ks: [1, 64]}", "pass@64 is undefined for 8 samples"),
+        ("evaluation: {samples: 0, ks: [1], bins: true}", "base difficulty is measured on"),
+        ("evaluation: {every: 0}\nstop: {metric: eval/greedy, at_least: 1}", "needs an evaluation"),
+        (
+            "experience:\n  - fill:\n      groups: 2\n      stages: [{rollout: policy}, {read: {columns: [teachr_logprobs]}}]",
+            "no model named 'teachr'",
+        ),
+        ("experience:\n  - rollout: policy\n  - score: {solved_by: corect}", "'correct'"),
+    ],
+)
+def test_what_would_be_silently_wrong_is_refused_when_the_recipe_loads(
+    tmp_path, registry, text, said
+):
+    lines = mistakes(tmp_path, registry, f"extends: grpo\n{text}\n")
+    assert any(said in line for line in lines), "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", ["luffy", "nft", "dapo", "grpo", "hpt"])
+def test_a_resolved_recipe_is_a_recipe(tmp_path, name):
+    from didact.configs.resolve import expanded
+
+    text = expanded(name)
+    file = tmp_path / "again.yaml"
+    file.write_text(text, encoding="utf-8")
+    assert expanded(file) == text

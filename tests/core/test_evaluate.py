@@ -68,3 +68,12 @@ def test_a_run_measures_its_start_and_every_evaluation_in_the_same_bins(run):
     assert found[0]["eval/kl_start"] == pytest.approx(0.0, abs=1e-6)
     assert found[2]["eval/kl_start"] > 0.05
     assert found[2]["eval/problems/level=1"] == 2
+
+
+def test_an_answer_whose_reward_failed_is_left_out_and_counted_nowhere_else():
+    # 3 of 4 answers are left, 2 of them right; the other problem has all four, none right
+    items = [answered("p", (1.0, 1.0, 0.0)), answered("q", (0.0,) * 4, greedy=None)]
+    found = measures(items, [4])
+    assert found["avg@4"] == pytest.approx((2 / 3 + 0) / 2)
+    assert found["pass@4"] == 0.0  # of the one problem that has four answers
+    assert found["greedy"] == 1.0

@@ -86,10 +86,21 @@ def test_what_a_round_reads_and_no_stage_in_it_makes_is_needed_from_before():
         Pipeline([("repeat", stage)])
 
 
-def test_stages_inside_may_not_drop_groups():
-    inner = [Rollout(Script({"a": "00"})), SCORE, Keep(Where({"success_rate": 1}))]
-    with pytest.raises(RecipeError, match="made 0 groups of 1"):
-        Repeat(inner, until=BOTH)([Group(prompt("a"))], Run())
+def test_what_a_round_drops_is_gone_and_new_groups_are_an_error():
+    some = Where.model_validate({"success_rate": {"above": 0}})
+    source = Script({"a": "00", "b": "10", "c": "11", "d": "00"})
+    inner = [Rollout(source), SCORE, Keep(some)]
+    groups = Repeat(inner, until=BOTH, rounds=1)([Group(prompt(name)) for name in "abcd"], Run())
+    assert [group.prompt.id for group in groups] == ["b", "c"]
+
+    class Double:
+        needs = adds = frozenset()
+
+        def __call__(self, groups, run):
+            return [*groups, *groups]
+
+    with pytest.raises(RecipeError, match="'a' that they were not given"):
+        Repeat([Double()], until=BOTH)([Group(prompt("a"))], Run())
 
 
 def test_a_source_is_asked_as_often_as_the_group_says():

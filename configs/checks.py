@@ -1,0 +1,155 @@
+"""The checks that need to see several parts of a recipe at once, before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from didact.configs.document import Spot
+from didact.configs.schema import PhaseSpec, Recipe
+from didact.core.errors import unknown
+from didact.core.phase import Phase, readout_of
+from didact.core.pipeline import listed, makers, missing_inputs
+from didact.core.protocols import Names, Stage
+from didact.core.score import Score
+
+Labelled = tuple[str, Stage]
+
+
+def misfits(
+    recipe: Recipe, stages: Sequence[Labelled], phases: Sequence[Phase]
+) -> Iterator[tuple[Spot, str]]:
+    """Where and why parts do not fit together."""
+    yield from _stage_problems(recipe, stages)
+    yield from _phase_problems(recipe, stages, phases)
+    yield from _unused(recipe, phases)
+    yield from _evaluation_problems(recipe)
+
+
+def reads(
+    recipe: Recipe, stages: Sequence[Labelled], phases: Sequence[Phase]
+) -> dict[str, list[str]]:
+    """For each model prefix ("ref", ...) who reads it, e.g. "phases.rl: ref_logprobs"."""
+    readers = [(f"phases.{phase.name}", phase.rule.needs) for phase in phases]
+    readers += [
+        (f"experience.{at} ({label})", frozenset(getattr(stage, "columns", ())))
+        for at, label, stage in nested(stages)
+    ]
+    if recipe.evaluation is not None and recipe.evaluation.kl:
+        readers.append(("evaluation.kl", frozenset({"ref_logprobs"})))
+    found: dict[str, list[str]] = {}
+    for who, columns in readers:
+        for column in sorted(columns):
+            split = readout_of(column)
+            if split is not None and split[0] not in ("", "old"):
+                found.setdefault(split[0], []).append(f"{who}: {column}")
+    return found
+
+
+def nested(stages: Sequence[Labelled]) -> Iterator[tuple[int, str, Stage]]:
+    """Every stage with the position and label of the top-level one it stands in."""
+    for position, (label, stage) in enumerate(stages):
+        yield position, label, stage
+        inner: Sequence[Stage] = getattr(stage, "stages", ())
+        for _, _, deeper in nested([(label, one) for one in inner]):
+            yield position, label, deeper
+
+
+def _stage_problems(recipe: Recipe, stages: Sequence[Labelled]) -> Iterator[tuple[Spot, str]]:
+    for position, message in missing_inputs(stages):
+        yield ("experience", position), message
+    for position, label, stage in nested(stages):
+        yield from _column_problems(recipe, position, label, getattr(stage, "columns", ()))
+        solved = stage.solved_by if isinstance(stage, Score) else None
+        if solved is not None and solved not in recipe.rewards:
+            yield (
+                ("experience", position),
+                f"solved_by: {unknown('reward', solved, recipe.rewards)}",
+            )
+        for part in (stage, *vars(stage).values()):
+            name = getattr(part, "buffer", None)
+            if isinstance(name, str) and name not in recipe.buffers:
+                yield ("experience", position), unknown("buffer", name, recipe.buffers)
+        if getattr(stage, "rewards", None) == {}:
+            yield ("experience", position), "there is nothing to score: give the recipe 'rewards:'."
+    if stages and not any(getattr(s, "adds", frozenset()) & {"members"} for _, s in stages):
+        yield ("experience",), "no stage makes trajectories; begin with 'rollout'."
+
+
+def _column_problems(
+    recipe: Recipe, position: int, label: str, columns: Sequence[str]
+) -> Iterator[tuple[Spot, str]]:
+    moving = {"", "old", *(spec.model for spec in recipe.phases.values())}
+    for column in columns:
+        prefix = (readout_of(column) or ("",))[0]
+        models = {"policy", "ref", *recipe.models}
+        if readout_of(column) is None or prefix not in {"", "old", *models}:
+            said = unknown("model", prefix or column.partition("_")[0], models)
+            yield ("experience", position), f"'{label}' cannot read '{column}': {said}"
+        elif recipe.staleness and prefix in moving:
+            yield (
+                ("experience", position),
+                f"'{label}' reads a model that another thread updates; with 'staleness: 1' only "
+                f"models that stay as they are can be read.",
+            )
+
+
+def _unused(recipe: Recipe, phases: Sequence[Phase]) -> Iterator[tuple[Spot, str]]:
+    """Names that nothing uses are most likely misspelt."""
+    if not recipe.phases:
+        return
+    optimizers = {phase.optimizer for phase in phases}
+    for name in sorted(set(recipe.optimizers) - optimizers - {"main"}):
+        yield ("optimizers", name), f"no phase steps it; they step {listed(optimizers)}."
+
+
+def _evaluation_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:
+    spec, stop = recipe.evaluation, recipe.stop
+    if stop is not None and (spec is None or not spec.every):
+        yield ("stop",), "needs an evaluation during training: set 'evaluation.every'."
+    if spec is None:
+        return
+    for k in spec.ks:
+        if k > max(spec.samples, 1) and "ks" in spec.model_fields_set:
+            yield ("evaluation", "ks"), f"pass@{k} is undefined for {spec.samples} samples."
+    if spec.bins and not spec.samples:
+        yield (
+            ("evaluation", "bins"),
+            "base difficulty is measured on 'samples': there are 0.",
+        )
+
+
+def _phase_problems(
+    recipe: Recipe, stages: Sequence[Labelled], phases: Sequence[Phase]
+) -> Iterator[tuple[Spot, str]]:
+    added: Names = frozenset().union(*(stage.adds for _, stage in stages))
+    models = {"policy", "ref", *recipe.models}
+    for phase in phases:
+        spot: Spot = ("phases", phase.name)
+        yield from _rule_problems(phase, added, models)
+        missing = phase.take.needs - added
+        if missing:
+            yield (*spot, "take"), f"no stage adds {listed(missing)}.{makers(missing)}"
+        if phase.optimizer not in recipe.optimizers:
+            yield (*spot, "optimizer"), unknown("optimizer", phase.optimizer, recipe.optimizers)
+        if phase.model not in models - {"ref"}:
+            yield (*spot, "model"), unknown("model", phase.model, models - {"ref"})
+        yield from _size_problems(spot, recipe.phases[phase.name])
+
+
+def _rule_problems(phase: Phase, added: Names, models: set[str]) -> Iterator[tuple[Spot, str]]:
+    spot: Spot = ("phases", phase.name, "rule")
+    for column in sorted(phase.rule.needs - added - {"mask", "age"}):
+        split = readout_of(column)
+        if split is None:
+            yield spot, f"reads '{column}', but no stage of 'experience' adds it.{makers({column})}"
+        elif split[0] not in ("", "old") and split[0] not in models:
+            yield spot, f"reads '{column}': {unknown('model', split[0], models)}"
+
+
+def _size_problems(spot: Spot, spec: PhaseSpec) -> Iterator[tuple[Spot, str]]:
+    if spec.draw is not None and spec.when.at_least > 1 and spec.draw > spec.when.at_least:
+        yield (
+            (*spot, "draw"),
+            f"draws {spec.draw} rows but fires with {spec.when.at_least} waiting; "
+            f"raise 'when.at_least' to {spec.draw} or draw fewer.",
+        )
