@@ -9,21 +9,11 @@ import torch
 from torch import Tensor
 
 from didact.algorithms.token_advantages import at_last_token
+from didact.core.bind import adds
+from didact.core.ranks import effective_rank
 
 Gate = Literal["acceleration", "even", "sum"]
 """Weight between rank and velocity: by the acceleration; a half each; both in full (ablations)."""
-
-
-def effective_rank(hidden: Tensor) -> Tensor:
-    """exp of the entropy of the normalised singular values of tokens x dim, centred over tokens.
-
-    Args:
-        hidden: [L, D]. Returns a scalar.
-    """
-    singular: Tensor = torch.linalg.svdvals(hidden - hidden.mean(0, keepdim=True))
-    share = singular / (singular.sum() + 1e-8)
-    entropy: Tensor = -(share * (share + 1e-8).log()).sum()
-    return entropy.exp()
 
 
 def rank_dynamics(hidden: Tensor, *, stride: int = 40) -> Tensor:
@@ -35,13 +25,44 @@ def rank_dynamics(hidden: Tensor, *, stride: int = 40) -> Tensor:
     """
     whole = effective_rank(hidden)
     ranks = [effective_rank(hidden[: end + 1]) for end in range(stride, len(hidden), stride)]
-    if len(ranks) < 2:
+    return path_dynamics(torch.stack(ranks) if ranks else hidden.new_zeros(0), whole)
+
+
+def path_dynamics(path: Tensor, whole: Tensor) -> Tensor:
+    """[acceleration, velocity, effective rank] of ranks of beginnings [J] and of the whole."""
+    if len(path) < 2:
         return torch.stack([whole.new_zeros(()), whole.new_zeros(()), whole])
-    path = torch.stack(ranks)
     before = path.cumsum(0)[:-1] / torch.arange(1, len(path), device=path.device)
     speed = path[1:] - before
     acceleration = speed.diff().mean() if len(speed) > 1 else whole.new_zeros(())
     return torch.stack([acceleration, speed.mean(), whole])
+
+
+@adds("rank_acceleration", "rank_velocity", "effective_rank")
+def rank_indicators(ranks: Tensor) -> dict[str, Tensor]:
+    """The three indicators of `hidden_state_shaping`, each [N], from a readout such as `ranks40`.
+
+    `read: {columns: [ranks40]}` and `{use: rank_indicators, bind: {ranks: ranks40}}`. The readout
+    is taken from the last hidden states, one position before each response token; the release
+    takes a layer that its config numbers, and at most the last 512 tokens.
+
+    Args:
+        ranks: [N, T], above 0 where one was taken: at S, 2S, … and at the last token.
+    """
+    found = []
+    for row in ranks:
+        places = row.nonzero()[:, 0]
+        if not len(places):
+            found.append(row.new_zeros(3))
+            continue
+        path = row[places[places % places[0].clamp(min=1) == 0]]
+        found.append(path_dynamics(path, row[places[-1]]))
+    table = torch.stack(found)
+    return {
+        "rank_acceleration": table[:, 0],
+        "rank_velocity": table[:, 1],
+        "effective_rank": table[:, 2],
+    }
 
 
 def rank_bonus(

@@ -167,15 +167,15 @@ class Swap:
 class Mark:
     """Write fixed numbers on the members that match: what others carry and these would lack.
 
-    `{signals: {prefix_id: 0}, columns: {prefix: 0}, where: {origin: policy}}`.
+    `{signals: {prefix_id: 0}, per_token: {prefix: 0}, where: {origin: policy}}`.
 
     Attributes:
         signals: by name, for the trajectory.
-        columns: by name, the same number for each of its tokens.
+        per_token: columns by name, the same number for each of its tokens.
     """
 
     signals: Mapping[str, float] = field(default_factory=dict)
-    columns: Mapping[str, float] = field(default_factory=dict)
+    per_token: Mapping[str, float] = field(default_factory=dict)
     where: Where = EVERYTHING
 
     @property
@@ -184,7 +184,7 @@ class Mark:
 
     @property
     def adds(self) -> Names:
-        return frozenset(self.signals) | frozenset(self.columns)
+        return frozenset(self.signals) | frozenset(self.per_token)
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         return [replace(group, members=tuple(map(self._marked, group.members))) for group in groups]
@@ -192,7 +192,7 @@ class Mark:
     def _marked(self, member: Trajectory) -> Trajectory:
         if not self.where(member):
             return member
-        columns = {n: torch.full(member.tokens.shape, float(v)) for n, v in self.columns.items()}
+        columns = {n: torch.full(member.tokens.shape, float(v)) for n, v in self.per_token.items()}
         return member.with_signals(**self.signals).with_columns(**columns)
 
 

@@ -173,17 +173,25 @@ class PrefixSource:
 
 
 def continued(
-    prompt: Prompt, prefix: Tensor, sample: Sample, run: Run, *, number: int, trainable: bool
+    prompt: Prompt,
+    prefix: Tensor,
+    sample: Sample,
+    run: Run,
+    *,
+    number: int,
+    trainable: bool,
+    column: str = "prefix",
 ) -> Trajectory:
     """A response that begins with tokens the policy did not write just now; origin "prefix".
 
     Args:
         number: the signal `prefix_id`.
         trainable: whether the prefix carries loss.
+        column: which is 1.0 on the prefix; "prefix" says that an expert wrote it.
     """
     tokens = torch.cat([prefix, sample.tokens])
     given = torch.arange(len(tokens)) < len(prefix)
-    columns = {"prefix": given.float()}
+    columns = {column: given.float()}
     if not trainable or len(prefix) == 0:
         columns["behavior_logprobs"] = torch.cat([torch.zeros(len(prefix)), sample.logprobs])
     return Trajectory(

@@ -48,8 +48,8 @@ class OwnPrefixSource:
     stands in the response without loss instead of in the prompt. Groups of their own, as the
     release has, are `advantage: {use: stratified, bind: {strata: prefix_id}}`.
 
-    Origin "prefix"; column `prefix` is 1.0 on what was given, signal `prefix_id` is 1, 2, … by
-    drawn beginning. Counted in `run.metrics`: `prefix/groups`, those that had a good answer.
+    Origin "prefix"; column `given` is 1.0 on the beginning, signal `prefix_id` is 1, 2, … by drawn
+    beginning. Counted in `run.metrics`: `prefix/groups`, those that had a good answer.
 
     Attributes:
         n: continuations of each beginning.
@@ -79,7 +79,7 @@ class OwnPrefixSource:
 
     @property
     def adds(self) -> Names:
-        return frozenset({"prefix", "prefix_id"})
+        return frozenset({"given", "prefix_id"})
 
     def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:
         sampling = sampling_of(run, self.temperature, self.top_p, self.top_k, self.max_tokens)
@@ -92,7 +92,7 @@ class OwnPrefixSource:
             for number, prefix in enumerate(prefixes)
             for _ in range(self.n)
         ]
-        made = iter(_continue(places, sampling, run))
+        made = iter(_continue(places, sampling, run, "given"))
         return [[next(made) for _ in range(len(some) * self.n)] for some in chosen]
 
     def _beginnings(self, group: Group, most: int, run: Run) -> list[Tensor]:
@@ -166,7 +166,7 @@ class BranchSource:
                 for one, k in zip(open_, tries, strict=True)
                 for _ in range(self.n)
             ]
-            made = _continue(places, sampling, run)
+            made = _continue(places, sampling, run, "prefix")
             good = self._solved(made, run)
             for at, (one, k) in enumerate(zip(open_, tries, strict=True)):
                 mine = slice(at * self.n, (at + 1) * self.n)
@@ -225,7 +225,9 @@ class Place:
     number: int
 
 
-def _continue(places: Sequence[Place], sampling: Sampling, run: Run) -> list[Trajectory]:
+def _continue(
+    places: Sequence[Place], sampling: Sampling, run: Run, column: str
+) -> list[Trajectory]:
     """One continuation for each place, whose prefix carries no loss."""
     seeds = seeds_of(run, [place.prompt for place in places], "prefix")
     requests = [
@@ -241,6 +243,7 @@ def _continue(places: Sequence[Place], sampling: Sampling, run: Run) -> list[Tra
             run,
             number=place.number,
             trainable=False,
+            column=column,
         )
         for place, sample in zip(places, samples, strict=True)
     ]

@@ -173,6 +173,7 @@ def register_advantages(register: Register) -> None:
         shaping.policy_filter,
         shaping.duration_weighted,
         allotment.logit_gradient_norm,
+        effective_rank.rank_indicators,
         credit.clip_delta,
         credit.process_advantage,
         credit.turn_steps,

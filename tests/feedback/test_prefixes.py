@@ -49,7 +49,8 @@ def test_beginnings_of_the_best_answer_are_continued_without_loss_on_them(tools)
     assert [m.signals["prefix_id"] for m in members] == [1, 1, 2, 2]
     first = members[0]
     given = len(first.tokens) - 2
-    assert first.columns["prefix"].tolist() == [1.0] * given + [0.0, 0.0]
+    assert "prefix" not in first.columns  # these are no expert's tokens
+    assert first.columns["given"].tolist() == [1.0] * given + [0.0, 0.0]
     assert first.trainable.tolist() == [False] * given + [True, True]
     assert (first.origin, first.version) == ("prefix", 4)
     assert run.metrics["prefix/groups"] == 1
