@@ -45,18 +45,27 @@ REAL = ["task={use: letters}", "prompt.max_tokens=16", f"rewards={{correct: {REW
 SMALL = {
     "bread": [f"experience.3.rollout.reward={REWARD}"],
     "decoupled_ppo": ["phases.rl.when.at_least=128", "phases.rl.draw=64"],
+    "letters_base": ["stop=null"],
     "m2po": ["phases.rl.when.at_least=128", "phases.rl.draw=64"],
     "offline_sl": ["phases.sft.when.first=1", "phases.sft.take.version.below=1"],
     "clip_delta": [f"experience.3.step_values.reward={REWARD}"],
     "pav": [f"experience.3.step_values.reward={REWARD}"],
     "per_step_dpo": [f"experience.4.step_values.reward={REWARD}"],
     "spa": [f"experience.0.rollout.environment.reward={REWARD}"],
-    "reft": ["phases.sft.when.last=0", "phases.rl.when.first=1"],
+    "reft": [
+        "phases.sft.when.last=0",
+        "phases.rl.when.first=1",
+        "phases.rl.take.version.at_least=1",
+    ],
     "relift": ["phases.sft.when.at_least=2", "phases.sft.draw=2"],
     "relift_paper": ["phases.sft.when.at_least=2", "phases.sft.draw=2"],
     "relift_released": ["phases.sft.when.at_least=2", "phases.sft.draw=2"],
     "san": [f"experience.0.rollout.environment.reward={REWARD}"],
-    "sft_rl": ["phases.sft.when.last=0", "phases.rl.when.first=1"],
+    "sft_rl": [
+        "phases.sft.when.last=0",
+        "phases.rl.when.first=1",
+        "phases.rl.take.version.at_least=1",
+    ],
 }
 """What a recipe that waits for rows or steps needs, to have done everything within three steps."""
 
