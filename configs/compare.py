@@ -87,7 +87,20 @@ def _finished(cell: Cell) -> bool:
     folder = cell.folder
     if not folder.final.exists() or not folder.recipe.exists():
         return False
-    return folder.recipe.read_text(encoding="utf-8") == _recipe_text(cell)
+    return _unchanged(cell)
+
+
+def _unchanged(cell: Cell) -> bool:
+    """The folder's recipe, and the model it started from, are what the cell asks for."""
+    from didact.configs.launch import start_of
+
+    folder, registry = cell.folder, load()
+    if folder.recipe.read_text(encoding="utf-8") != _recipe_text(cell):
+        return False
+    if not folder.manifest.exists():
+        return True
+    began = json.loads(folder.manifest.read_text(encoding="utf-8")).get("start")
+    return began in (None, start_of(check(cell.document, registry), registry))
 
 
 def _recipe_text(cell: Cell) -> str:
@@ -147,8 +160,12 @@ def _claim(devices: Any, jobs: int) -> None:
     """Give each worker a GPU of its own where there are several, and its share of the cores."""
     at = devices.get()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and jobs > 1:
-        gpus = visible.split(",")
+    if jobs > 1:
+        import torch
+
+        count = torch.cuda.device_count()
+        gpus = visible.split(",") if visible else [str(gpu) for gpu in range(count)]
+    if jobs > 1 and gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[at % len(gpus)]
     if jobs > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // jobs, 1)))
@@ -168,7 +185,7 @@ def _prepared(cell: Cell) -> str:
     if _finished(cell):
         return "done"
     folder = cell.folder
-    if folder.recipe.exists() and folder.recipe.read_text(encoding="utf-8") != _recipe_text(cell):
+    if folder.recipe.exists() and not _unchanged(cell):
         aside = folder.path.with_name(f"{folder.path.name}.replaced")
         at = 1
         while aside.exists():

@@ -22,7 +22,7 @@ from didact.configs.resolve import as_yaml, resolved
 from didact.configs.schema import Recipe
 from didact.core import world as worlds
 from didact.core.backends.models import ModelSpec
-from didact.core.errors import RecipeError
+from didact.core.errors import RecipeError, RunError
 from didact.core.folder import RunFolder, manifest, replacing
 from didact.core.gather import Gather, GatherAhead
 from didact.core.session import Session, Stop
@@ -54,6 +54,7 @@ def train_recipe(
     console = console or Console(quiet=quiet or world.rank > 0)
     if world.rank == 0:
         folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
+        _same_start(folder, start_of(recipe, registry))
     world.barrier()
     if resume and not folder.states():
         console.say(f"{folder.path}: no state to resume from, starting at the first step")
@@ -109,7 +110,8 @@ def policy_of(
     if recipe.base is not None:
         if given is not None:
             raise RecipeError("models.policy and base: give one of them, not both.")
-        return ModelSpec(path=str(make_base(recipe.base, recipe.seed, registry, console)))
+        name = start_of(recipe, registry)
+        return ModelSpec(path=str(make_base(recipe.base, name, recipe.seed, console)))
     if given is None:
         raise RecipeError("models.policy: is required, unless 'base' names a recipe that makes it.")
     return given
@@ -120,11 +122,30 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DIDACT_CACHE", "~/.cache/didact")).expanduser()
 
 
-def make_base(source: str, seed: int, registry: Registry, console: Console) -> Path:
+def _same_start(folder: RunFolder, start: str) -> None:
+    """Refuse to go on from another model than the run began with."""
+    if not folder.manifest.exists():
+        return
+    began = json.loads(folder.manifest.read_text(encoding="utf-8")).get("start", start)
+    if began != start:
+        raise RunError(
+            f"{folder.path}: began with '{began}', but its recipe now starts from '{start}' (the "
+            f"base recipe has changed); start a new run."
+        )
+
+
+def start_of(recipe: Recipe, registry: Registry) -> str:
+    """What the policy starts from: the base with a hash of how it is made, or the model's name."""
+    if recipe.base is None:
+        policy = recipe.models.get("policy")
+        return (policy.path if policy else None) or "fresh weights"
+    base = check(read(recipe.base, [f"seed={recipe.seed}"]), registry)
+    made = hashlib.sha256(as_yaml(resolved(base)).encode()).hexdigest()[:12]
+    return f"{Path(recipe.base).stem}-{recipe.seed}-{made}"
+
+
+def make_base(source: str, name: str, seed: int, console: Console) -> Path:
     """The final model of a base recipe, made once for each resolved recipe and then cached."""
-    recipe = check(read(source, [f"seed={seed}"]), registry)
-    text = as_yaml(resolved(recipe))
-    name = f"{Path(source).stem}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     home = cache_folder() / "bases" / name
     world = worlds.current()
     if world.rank == 0:
@@ -207,5 +228,6 @@ def _write_manifest(folder: RunFolder, opened: Opened) -> None:
         and Path(path).is_file()
     }
     record = manifest(seed=recipe.seed, plugins=plugins, data=data)
+    record["start"] = start_of(recipe, opened.registry)
     record["recipe"] = hashlib.sha256(as_yaml(resolved(recipe)).encode()).hexdigest()
     folder.manifest.write_text(json.dumps(record, indent=1), encoding="utf-8")

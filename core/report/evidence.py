@@ -156,6 +156,15 @@ def same_base(runs: Sequence[RunRecord]) -> None:
     Raises:
         DataError: names the two runs and what differs.
     """
+    starts: dict[Any, RunRecord] = {}
+    for run in runs:
+        start = run.manifest.get("start")
+        other = starts.setdefault(run.manifest.get("seed"), run) if start else run
+        if other.manifest.get("start") != start:
+            raise DataError(
+                f"these runs start from different models and cannot be compared: '{other.name}' "
+                f"from {_shown(other.manifest.get('start'))}, '{run.name}' from {_shown(start)}."
+            )
     known = [run for run in runs if run.recipe]
     for run in known[1:]:
         for what in ("base", "policy"):
