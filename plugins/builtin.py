@@ -1,4 +1,4 @@
-"""The framework's own parts, registered exactly as a third party would."""
+"""The framework's own parts, registered as a third party would; long because it lists them all."""
 
 from collections.abc import Callable
 from typing import Any
