@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,6 +43,7 @@ class Run:
     metrics: dict = field(default_factory=dict)
     learners: dict = field(default_factory=dict)
     frozen: dict = field(default_factory=dict)
+    generators: dict = field(default_factory=lambda: {"policy": SimpleNamespace(version=0)})
 
 
 def row(reward=0.0, length=3, name="p", columns=None, **signals):

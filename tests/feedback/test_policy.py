@@ -195,3 +195,21 @@ def test_it_declares_what_it_adds(tools):
     assert PolicySource().adds == {"behavior_logprobs"}
     assert PolicySource(environment=Echo()).adds == {"behavior_logprobs", "turns"}
     assert isinstance(tools.group(), Group)
+
+
+def test_what_a_source_says_may_have_a_name_of_its_own(tools):
+    run = tools.make_run()
+    ((greedy,),) = PolicySource(n=1, temperature=0.0, origin="greedy").extend([tools.group()], run)
+    ((sampled,),) = PolicySource(n=1).extend([tools.group()], run)
+    assert (greedy.origin, sampled.origin) == ("greedy", "policy")
+    assert texts([[sampled]]) == texts(PolicySource(n=1).extend([tools.group()], tools.make_run()))
+
+
+def test_the_time_of_the_environment_is_measured_if_asked_for(tools):
+    run = tools.make_run(lambda context, seed: "x")
+    plain = PolicySource(n=1, environment=Echo(turns=3))
+    timed = replace(plain, timed=True)
+    assert "duration" not in plain.extend([tools.group()], run)[0][0].signals
+    ((member,),) = timed.extend([tools.group()], run)
+    assert member.signals["duration"] > 0 and member.signals["turns"] == 3
+    assert timed.adds == plain.adds | {"duration"}
