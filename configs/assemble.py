@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from didact.configs.build import Builder
-from didact.configs.checks import misfits, reads
+from didact.configs.checks import misfits, notices, reads
 from didact.configs.document import Document, Spot
 from didact.configs.schema import Recipe
 from didact.core.errors import RecipeError
@@ -24,6 +24,7 @@ class Parts:
 
     Attributes:
         stateful: parts whose state a checkpoint holds, by their path in the recipe.
+        notices: what is allowed, and may not be meant.
         reads: for each model prefix ("ref", …) who reads it, e.g. "phases.rl: ref_logprobs".
     """
 
@@ -35,6 +36,7 @@ class Parts:
     rewards: Rewards
     stateful: Mapping[str, Stateful]
     reads: Mapping[str, list[str]]
+    notices: Sequence[str]
 
 
 def assemble(recipe: Recipe, registry: Registry, document: Document | None = None) -> Parts:
@@ -67,6 +69,7 @@ def assemble(recipe: Recipe, registry: Registry, document: Document | None = Non
         rewards=rewards,
         stateful=builder.stateful,
         reads=reads(recipe, stages, phases),
+        notices=list(notices(recipe, stages, phases)),
     )
 
 

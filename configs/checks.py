@@ -45,6 +45,32 @@ def reads(
     return found
 
 
+def notices(recipe: Recipe, stages: Sequence[Labelled], phases: Sequence[Phase]) -> Iterator[str]:
+    """What is allowed, and may not be meant: the sampler and the learner see different policies."""
+    learner = recipe.sampling.temperature or 1.0
+    for position, label, stage in nested(stages):
+        heat = getattr(getattr(stage, "source", None), "temperature", None)
+        if isinstance(heat, float) and heat not in (0.0, learner):
+            yield (
+                f"experience.{position}: '{label}' samples at temperature {heat}, the learner reads "
+                f"log-probabilities at {learner}: ratios to the sampler's will not be 1."
+            )
+    reads_sampler = any("behavior_logprobs" in phase.rule.needs for phase in phases)
+    if reads_sampler and (recipe.sampling.top_p < 1 or recipe.sampling.top_k > 0):
+        yield (
+            "sampling: top_p or top_k cut the sampler's distribution, the learner's is whole: ratios "
+            "to 'behavior_logprobs' will not be 1."
+        )
+    for phase in phases:
+        stale = phase.draw is not None or recipe.staleness
+        if stale and not phase.rule.needs.isdisjoint({"old_logprobs"}) and not reads_sampler:
+            yield (
+                f"phases.{phase.name}: rows may be some updates old, and its rule takes the policy "
+                f"before the update for the sampler; 'times: [truncated_is]' corrects for it, "
+                f"'max_age' limits it."
+            )
+
+
 def nested(stages: Sequence[Labelled]) -> Iterator[tuple[int, str, Stage]]:
     """Every stage with the position and label of the top-level one it stands in."""
     for position, (label, stage) in enumerate(stages):

@@ -61,6 +61,8 @@ def train_recipe(
     if resume and folder.final.exists():
         console.say(f"{folder.path}: finished already")
         return "done"
+    for notice in parts.notices:
+        console.say(f"note: {notice}")
     try:
         policy = policy_of(recipe, None, registry, console)
         opened = open_recipe(recipe, parts, registry, policy)

@@ -38,6 +38,7 @@ def plan(source: str | Path, overrides: Sequence[str] = ()) -> Iterator[str]:
     yield from _stages(recipe, parts)
     yield "\n# batches"
     yield from _batches(recipe, parts)
+    yield from (f"note: {notice}" for notice in parts.notices)
     yield "\n# models"
     yield from _models(recipe, parts)
 
