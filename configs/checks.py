@@ -52,14 +52,14 @@ def notices(recipe: Recipe, stages: Sequence[Labelled], phases: Sequence[Phase])
         heat = getattr(getattr(stage, "source", None), "temperature", None)
         if isinstance(heat, float) and heat not in (0.0, learner):
             yield (
-                f"experience.{position}: '{label}' samples at temperature {heat}, the learner reads "
-                f"log-probabilities at {learner}: ratios to the sampler's will not be 1."
+                f"experience.{position}: '{label}' samples at temperature {heat}, the learner "
+                f"reads log-probabilities at {learner}: ratios to the sampler's will not be 1."
             )
     reads_sampler = any("behavior_logprobs" in phase.rule.needs for phase in phases)
     if reads_sampler and (recipe.sampling.top_p < 1 or recipe.sampling.top_k > 0):
         yield (
-            "sampling: top_p or top_k cut the sampler's distribution, the learner's is whole: ratios "
-            "to 'behavior_logprobs' will not be 1."
+            "sampling: top_p or top_k cut the sampler's distribution, the learner's is whole: "
+            "ratios to 'behavior_logprobs' will not be 1."
         )
     for phase in phases:
         stale = phase.draw is not None or recipe.staleness

@@ -132,10 +132,10 @@ def test_a_wrong_file_is_told_before_anything_runs(tmp_path, methods, more, mess
 
 
 def test_an_unknown_comparison_or_method_names_the_nearest(tmp_path):
-    with pytest.raises(RecipeError, match="no comparison named 'quickstat'. Did you mean"):
+    with pytest.raises(RecipeError, match=r"no comparison named 'quickstat'. Did you mean"):
         load_comparison("quickstat")
     file = comparison(tmp_path, "  One: sft\n")
-    with pytest.raises(RecipeError, match="no method named 'Onee'. Did you mean 'One'"):
+    with pytest.raises(RecipeError, match=r"no method named 'Onee'. Did you mean 'One'"):
         run_comparison(file, tmp_path / "out", only=["Onee"])
 
 

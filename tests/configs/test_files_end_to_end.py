@@ -17,10 +17,8 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the benchmark files a
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     """A tiny random model whose tokenizer has a chat template."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("model")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

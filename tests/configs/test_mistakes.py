@@ -120,7 +120,8 @@ phases:
         ("evaluation: {samples: 0, ks: [1], bins: true}", "base difficulty is measured on"),
         ("evaluation: {every: 0}\nstop: {metric: eval/greedy, at_least: 1}", "needs an evaluation"),
         (
-            "experience:\n  - fill:\n      groups: 2\n      stages: [{rollout: policy}, {read: {columns: [teachr_logprobs]}}]",
+            "experience:\n  - fill:\n      groups: 2\n"
+            "      stages: [{rollout: policy}, {read: {columns: [teachr_logprobs]}}]",
             "no model named 'teachr'",
         ),
         ("experience:\n  - rollout: policy\n  - score: {solved_by: corect}", "'correct'"),
