@@ -171,8 +171,9 @@ def test_a_pickled_pool_starts_workers_of_its_own(pool):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_do_not_outlive_their_parent(module, how):
     script = f"""
-        import sys, time
+        import signal, sys, time
         from didact.rewards.pool import WorkerPool
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
         pool = WorkerPool({module(WORKER)!r}, 2, 60.0)
         print(*{{one["pid"] for one in pool.run([{{"do": "a"}}] * 8)}}, flush=True)
         time.sleep(60)
