@@ -124,6 +124,9 @@ class Watch:
         print(f"\r\x1b[2K{self.console.indent}{text}", end=end, file=sys.stderr, flush=True)
 
 
+COUNTED = frozenset({"reward/failed", "reward/groups_lost"})
+
+
 def _headline(name: str) -> bool:
     return not any(mark in name for mark in ("=", "problems", "truncated", "length"))
 
@@ -137,7 +140,7 @@ def _brief(metrics: Mapping[str, Any]) -> str:
         or name == "entropy/sampled"
         or name.endswith(("/loss", "/grad_norm"))
     ]
-    return "  ".join(f"{name} {value:.3g}" for name, value in wanted if name != "reward/failed")
+    return "  ".join(f"{name} {value:.3g}" for name, value in wanted if name not in COUNTED)
 
 
 def _clock(seconds: float) -> str:
