@@ -38,8 +38,7 @@ class Builder:
             given: parameters that the framework provides.
         """
         entry = self.registry.get(spec.kind, spec.use)
-        names = type(spec.params).model_fields
-        params = {n: self._value(getattr(spec.params, n), f"{path}.{n}", given) for n in names}
+        params = self._settings(spec, path, given)
         accepted = inspect.signature(entry.factory).parameters
         params |= {name: value for name, value in given.items() if name in accepted}
         bound = spec.kind in CALLED and not inspect.isclass(entry.factory)
@@ -56,6 +55,11 @@ class Builder:
             self.stateful[path] = made
         return made
 
+    def _settings(self, spec: Use | Stage, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a part by name, the parts among them made."""
+        names = type(spec.params).model_fields
+        return {n: self._value(getattr(spec.params, n), f"{path}.{n}", given) for n in names}
+
     def _value(self, value: Any, path: str, given: Mapping[str, Any]) -> Any:
         """A setting, its parts made; a stage inside a stage is given what the outer one is."""
         if isinstance(value, Use | Stage):
@@ -68,12 +72,10 @@ class Builder:
 
     def bound(self, spec: LossSpec | Weight, path: str) -> Bound:
         """A loss or weight with its settings, schedules left open."""
-        entry = self.registry.get(spec.kind, spec.use)
-        names = type(spec.params).model_fields
-        params = {n: self._value(getattr(spec.params, n), f"{path}.{n}", {}) for n in names}
-        if inspect.isclass(entry.factory):
+        factory = self.registry.get(spec.kind, spec.use).factory
+        if inspect.isclass(factory):
             return Bound(self.part(spec, path), {}, spec.bind)
-        return Bound(entry.factory, params, spec.bind)
+        return Bound(factory, self._settings(spec, path, {}), spec.bind)
 
     def term(self, spec: LossSpec, average: Average, path: str) -> Term:
         """One term of a phase's rule."""
