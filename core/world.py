@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from didact.core.errors import RunError
@@ -79,7 +81,19 @@ def current() -> Alone | Ranks:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Alone()
     if not dist.is_initialized():
-        import torch
-
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        join("nccl" if torch.cuda.is_available() else "gloo")
     return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def join(backend: str, **settings: Any) -> None:
+    """Initialise torch.distributed, and leave it when this process ends.
+
+    A process that exits with its groups alive may abort: their threads are still running.
+    """
+    dist.init_process_group(backend, **settings)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

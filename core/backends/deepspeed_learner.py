@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
+from didact.core import world as worlds
 from didact.core.backends import engines, learning
 from didact.core.backends.forward import Readouts, Row, unpacked
 from didact.core.backends.optim import NamedAdamW, OptimizerSpec
@@ -222,7 +223,7 @@ def _engine(reader: Readouts, optimizer: NamedAdamW, settings: dict[str, Any]) -
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     backend = "nccl" if cuda else "gloo"
     if not dist.is_initialized():
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        worlds.join(backend, store=HashStore(), rank=0, world_size=1)
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
 
