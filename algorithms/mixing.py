@@ -55,19 +55,19 @@ def shortfall(reward_mean: Tensor, *, target: float) -> Tensor:
     return (target - reward_mean).clamp(min=0.0)
 
 
-def log_variance_sum(losses: Tensor, log_sigmas: Tensor) -> Tensor:
-    """Sum of exp(-2 s) L + s: losses weighted by their learned noise.
+def by_noise(loss: Tensor, log_sigma: Tensor, share: float = 1.0) -> Tensor:
+    """exp(-2 s) L + s: a loss weighted by its learned noise, s = log sigma.
 
-    Multi-task weighting as the learned variant of SuperRL (arXiv:2506.01096) has it, with s for
-    the policy gradient and for the supervision. At the optimum exp(-2 s) = 1 / (2 L). The s are
-    parameters besides the model's, which a recipe's rule has not: its terms have weights that are
-    numbers or schedules. With fixed s, `weight: exp(-2 s)` has the same gradient for the model.
+    Kendall et al. 2018, arXiv:1705.07115, in the form of the learned variant of SuperRL
+    (arXiv:2506.01096). At its minimum exp(-2 s) = 1 / (2 L) if L > 0; otherwise s falls without
+    end, so it needs a lower bound. A term does this to its loss with `weight: {learned: s}`.
 
     Args:
-        losses: one scalar for each task, [K].
-        log_sigmas: s, with gradient, [K].
+        loss: scalar L, or the part of it that comes from some rows.
+        log_sigma: s, scalar, with gradient.
+        share: of s that these rows stand for; the shares of all rows add up to 1.
 
     Returns:
         Scalar.
     """
-    return ((-2 * log_sigmas).exp() * losses + log_sigmas).sum()
+    return (-2 * log_sigma).exp() * loss + share * log_sigma

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from didact.algorithms.average import Average, row_weights
+from didact.algorithms.mixing import by_noise
 from didact.core.batch import Batch
 from didact.core.bind import columns_of
+from didact.core.learned import Learned, learned_of
 from didact.core.protocols import BoundRule, Names, PerToken, UpdateRule
 from didact.core.schedule import Scalar, Schedule, value_at
 from didact.core.where import EVERYTHING, Range, Where
@@ -50,7 +52,8 @@ class Term:
 
     Attributes:
         label: what its value is logged under.
-        weight: multiplies the loss; may be a schedule.
+        weight: multiplies the loss; may be a schedule. With a learned s the term is
+            exp(-2 s) times the loss, plus s, counted once, unless the loss vanishes on all rows.
         where: rows it is for.
         tokens: tokens it is for, by the value of a stored column, e.g. `{prefix: 1}`.
         times: per-token multipliers, without gradient unless they make one themselves.
@@ -61,7 +64,7 @@ class Term:
 
     label: str
     loss: Bound
-    weight: Scalar = 1.0
+    weight: Scalar | Learned = 1.0
     where: Where = EVERYTHING
     tokens: Mapping[str, Range | float] = field(default_factory=dict)
     times: Sequence[Bound] = ()
@@ -77,6 +80,10 @@ class Term:
     @property
     def ahead(self) -> Names:
         return frozenset().union(*(s.needs for s in self.select), self.tokens)
+
+    @property
+    def learned(self) -> Mapping[str, Learned]:
+        return {self.weight.learned: self.weight} if isinstance(self.weight, Learned) else {}
 
     def mask(self, batch: Batch) -> Tensor:
         """Tokens of these rows that carry this term's loss, bool [B, T]."""
@@ -100,16 +107,17 @@ class Term:
         where = {id(row): at for at, row in enumerate(counted.rows)}
         chosen_rows = {id(row): at for at, row in enumerate(mine.rows)}
         picked = self._selected(mine, mask, step) if self.select and chosen else None
-        scale = value_at(self.weight, step)
+        weighed = self._weighed(batch, step)
 
         def term(part: Batch, live: Mapping[str, Tensor]) -> Tensor:
             keep = [at for at, row in enumerate(part.rows) if id(row) in chosen_rows]
-            if not keep or scale == 0.0:
+            if not keep or weighed is None:
                 return next(iter(live.values())).sum() * 0.0
             rows = part.take(keep)
             width = rows.mask.shape[1]
             tokens = self.mask(rows)
-            read = _reader(rows, {k: v[keep][:, :width] for k, v in live.items()}, tokens)
+            columns = {k: v[keep][:, :width] for k, v in live.items() if v.dim() == 2}
+            read = _reader(rows, columns, tokens)
             per_token = self.loss(read, step)
             for times in self.times:
                 per_token = per_token * _as_tokens(times(read, step))
@@ -118,9 +126,29 @@ class Term:
                 per_token = per_token * picked[at][:, :width].to(per_token)
             weights = weigh(torch.tensor([where[id(row)] for row in rows.rows])).to(per_token)
             value = torch.where(tokens.to(per_token.device), per_token, 0.0).sum(1)
-            return scale * (value * weights).sum()
+            return weighed((value * weights).sum(), rows, live)
 
         return term
+
+    def _weighed(
+        self, batch: Batch, step: int
+    ) -> Callable[[Tensor, Batch, Mapping[str, Tensor]], Tensor] | None:
+        """How the loss of some rows is weighed; None if the weight is 0.
+
+        Of a learned s every row whose loss does not vanish stands for the same share, so that it
+        counts once over the mini-batch, however that is cut.
+        """
+        if not isinstance(self.weight, Learned):
+            scale = value_at(self.weight, step)
+            return (lambda loss, rows, live: scale * loss) if scale != 0.0 else None
+        name, idle = self.weight.learned, self.idle(batch)
+        active = {id(row) for row, is_idle in zip(batch.rows, idle, strict=True) if not is_idle}
+
+        def by_learned(loss: Tensor, rows: Batch, live: Mapping[str, Tensor]) -> Tensor:
+            share = sum(id(row) in active for row in rows.rows) / max(len(active), 1)
+            return by_noise(loss, live[name], share)
+
+        return by_learned
 
     def _selected(self, mine: Batch, mask: Tensor, step: int) -> Tensor:
         read = _reader(mine, {}, mask)
@@ -184,6 +212,10 @@ class Sum:
     def ahead(self) -> Names:
         return frozenset().union(*(term.ahead for term in self.terms))
 
+    @property
+    def learned(self) -> Mapping[str, Learned]:
+        return {name: kept for term in self.terms for name, kept in term.learned.items()}
+
     def over(self, batch: Batch, step: int) -> BoundRule:
         bound = {term.label: term.over(batch, step) for term in self.terms}
         return lambda part, live: {label: term(part, live) for label, term in bound.items()}
@@ -205,6 +237,10 @@ class Joined:
     @property
     def ahead(self) -> Names:
         return frozenset().union(*(rule.ahead for rule in self.rules))
+
+    @property
+    def learned(self) -> Mapping[str, Learned]:
+        return {name: kept for rule in self.rules for name, kept in learned_of(rule).items()}
 
     def over(self, batch: Batch, step: int) -> BoundRule:
         bound = [rule.over(batch, step) for rule in self.rules]

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from didact.configs.document import Spot
 from didact.configs.schema import PhaseSpec, Recipe
 from didact.core.errors import unknown
-from didact.core.phase import Phase, readout_of
+from didact.core.learned import Learned, learned_of
+from didact.core.phase import OWN, Phase, readout_of
 from didact.core.pipeline import listed, makers, missing_inputs
 from didact.core.protocols import Names, Stage
 from didact.core.score import Score
@@ -149,6 +150,7 @@ def _phase_problems(
 ) -> Iterator[tuple[Spot, str]]:
     added: Names = frozenset().union(*(stage.adds for _, stage in stages))
     models = {"policy", "ref", *recipe.models}
+    yield from _learned_problems(recipe, phases, added)
     for phase in phases:
         spot: Spot = ("phases", phase.name)
         yield from _rule_problems(phase, added, models)
@@ -170,6 +172,22 @@ def _rule_problems(phase: Phase, added: Names, models: set[str]) -> Iterator[tup
             yield spot, f"reads '{column}', but no stage of 'experience' adds it.{makers({column})}"
         elif split[0] not in ("", "old") and split[0] not in models:
             yield spot, f"reads '{column}': {unknown('model', split[0], models)}"
+
+
+def _learned_problems(
+    recipe: Recipe, phases: Sequence[Phase], added: Names
+) -> Iterator[tuple[Spot, str]]:
+    """A learned scalar is read by its name, and its name means one scalar of a model."""
+    seen: dict[tuple[str, str], Learned] = {}
+    for phase in phases:
+        spot: Spot = ("phases", phase.name, "rule")
+        weights = [getattr(term, "weight", None) for term in recipe.phases[phase.name].rule]
+        named = [(kept.learned, kept) for kept in weights if isinstance(kept, Learned)]
+        for name, kept in [*named, *learned_of(phase.rule).items()]:
+            if readout_of(name) or name in added:
+                yield spot, f"'{name}' cannot be learned: it is the name of a column or signal."
+            if seen.setdefault((phase.model, name), kept) != kept:
+                yield spot, f"learns '{name}' with other settings than another term does."
 
 
 def _size_problems(spot: Spot, spec: PhaseSpec) -> Iterator[tuple[Spot, str]]:

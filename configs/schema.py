@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from didact.algorithms.average import Average
 from didact.core.backends.models import ModelSpec
 from didact.core.backends.optim import OptimizerSpec
+from didact.core.learned import Learned
 from didact.core.protocols import Sampling
 from didact.core.schedule import Scalar
 from didact.core.where import Range, Where
@@ -28,14 +29,22 @@ from didact.plugins.spec import (
 )
 from didact.plugins.strict import Strict
 
-Count = Annotated[int, Field(gt=0)]
+TermWeight = Annotated[
+    Annotated[Scalar, Tag("scalar")] | Annotated[Learned, Tag("learned")],
+    Discriminator(lambda given: "learned" if _is_learned(given) else "scalar"),
+]
+
+
+def _is_learned(given: Any) -> bool:
+    return isinstance(given, Learned) or (isinstance(given, dict) and "learned" in given)
 
 
 class LossSpec(Use):
     """A term of a rule: a loss by name with its settings, and how it is weighed.
 
     Attributes:
-        weight: multiplies the loss; may be a schedule.
+        weight: multiplies the loss; may be a schedule. `{learned: s, start: 0.0}` trains s with
+            the model: the term is exp(-2 s) times the loss, plus s.
         where: rows it is for.
         tokens: tokens it is for, by the value of a column.
         times: per-token multipliers.
@@ -47,7 +56,7 @@ class LossSpec(Use):
     """
 
     kind = "loss"
-    weight: Scalar = 1.0
+    weight: TermWeight = 1.0
     where: Where = Where()
     tokens: dict[str, Range | float] = {}
     times: list[Weight] = []

@@ -123,7 +123,8 @@ BoundRule = Callable[[Batch, Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 class UpdateRule(Protocol):
-    """An objective over a mini-batch."""
+    """An objective over a mini-batch. May declare `learned: Mapping[str, Learned]`: scalars that
+    are trained with the model, which it is then handed by name among the live columns."""
 
     @property
     def needs(self) -> Names:
@@ -139,7 +140,7 @@ class UpdateRule(Protocol):
         """Fix the denominators over the whole mini-batch.
 
         Returns a function of (part, live columns [B, T] with gradient) to the scalar value of
-        each term by its label. Their sum over any split of `batch` into parts is the loss.
+        each term by its label. Their sum over any split of the rows not idle is the loss.
         """
         ...
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from didact.algorithms.entropy_weighted import sequence_entropy
-from didact.algorithms.mixing import by_success, log_variance_sum, shortfall
+from didact.algorithms.mixing import by_success, shortfall
 from didact.algorithms.policy_gradient import ppo_clip
 from didact.algorithms.regularizers import negative_entropy
-from didact.algorithms.rules import Bound
+from didact.algorithms.rules import Bound, Sum
 from didact.algorithms.shaped import mixture_likelihood, shaped_likelihood
 from didact.algorithms.supervised import (
     hardness,
@@ -23,6 +23,7 @@ from didact.algorithms.supervised import (
     uncertainty,
 )
 from didact.algorithms.token_advantages import gae
+from didact.core.learned import Learned
 from didact.core.schedule import Schedule
 from didact.core.types import Group, Problem, Prompt
 from didact.core.where import Where
@@ -228,9 +229,30 @@ def test_the_superrl_gate_supervises_where_no_rollout_is_right(compose):
 
 def test_losses_weighted_by_learned_noise_add_up_as_derived(compose):
     for case in compose.golden(DERIVED)["hybrid_log_sigma"]:
-        losses = torch.tensor([case["L_pg"], case["L_sft"]], dtype=torch.float64)
-        sigmas = torch.tensor([case["s_pg"], case["s_sft"]], dtype=torch.float64)
-        assert float(log_variance_sum(losses, sigmas)) == pytest.approx(case["total"], abs=1e-12)
+        origins = ["policy", "policy", "demonstration"]
+        batch = compose.rows([[1, 1], [1, 0], [1, 1]], origins=origins)
+        logprobs = compose.leaf([[-case["L_pg"]] * 2] * 2 + [[-case["L_sft"]] * 2])
+        sigmas = {name: compose.leaf(case[name]) for name in ("s_pg", "s_sft")}
+        terms = [
+            compose.term(
+                negative_log_likelihood, s, weight=Learned(learned=s), where={"origin": origin}
+            )
+            for s, origin in (("s_pg", "policy"), ("s_sft", "demonstration"))
+        ]
+        bound = Sum(terms).over(batch, 0)
+        parts = [(batch, slice(None)), (batch.take([1]), [1]), (batch.take([0, 2]), [0, 2])]
+        whole, *cut = (
+            sum(bound(part, {"logprobs": logprobs[rows], **sigmas}).values())
+            for part, rows in parts
+        )
+        for total in (whole, sum(cut)):
+            assert float(total.detach()) == pytest.approx(case["total"], abs=1e-12)
+            total.backward()
+            # d/ds (exp(-2 s) L + s) = 1 - 2 exp(-2 s) L, once however the rows are cut
+            for loss, s in (("L_pg", "s_pg"), ("L_sft", "s_sft")):
+                wanted = 1 - 2 * math.exp(-2 * case[s]) * case[loss]
+                assert float(sigmas[s].grad) == pytest.approx(wanted, abs=1e-12)
+                sigmas[s].grad = None
 
 
 def test_the_adaptive_mu_is_the_shortfall_of_the_mean_reward(compose):
