@@ -13,6 +13,7 @@ from torch import Tensor
 
 from didact.core.errors import RecipeError
 from didact.core.protocols import Failed, Names, Request, RewardProvider, Run, Sample
+from didact.core.ranges import Count, Fraction, NonNegative, Share, Whole
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Prompt, Trajectory
 from didact.feedback.policy import ask, cut, sampling_of, seeds_of
@@ -28,6 +29,8 @@ class DemonstrationSource:
 
     Attributes:
         n: most per prompt.
+        share: part of the prompts that are offered any; which, depends on the run's seed and the
+            prompt alone, so it is the same for every method and at every visit.
         max_tokens: longest response in tokens; None: no limit.
         overlong: what happens to a longer one: "skip" it, or "cut" it at the limit and put the
             end-of-sequence token over the last one, as ReLIFT does (TheRoadQaQ/ReLIFT at eb95454f,
@@ -38,12 +41,17 @@ class DemonstrationSource:
         solved_at: least reward that is accepted.
     """
 
-    n: int = 1
-    max_tokens: int | None = None
+    n: Count = 1
+    share: float = 1.0
+    max_tokens: Count | None = None
     overlong: Literal["skip", "cut"] = "skip"
     pick: Literal["first", "random"] = "first"
     verify: RewardProvider | None = None
     solved_at: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise RecipeError(f"demonstrations: 'share' is from 0 to 1, not {self.share}.")
 
     def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:
         found = [self._fitting(group.prompt, run) for group in groups]
@@ -57,6 +65,8 @@ class DemonstrationSource:
     def _fitting(self, prompt: Prompt, run: Run) -> list[Trajectory]:
         limit = math.inf if self.max_tokens is None else self.max_tokens
         tokens = list(prompt.demonstrations)
+        if random.Random(seed_of(run.seed, prompt.id, "demonstrated")).random() >= self.share:
+            return []
         if self.pick == "random":
             random.Random(seed_of(run.seed, run.step, prompt.id, "demonstrations")).shuffle(tokens)
         if self.overlong == "skip":
@@ -118,15 +128,15 @@ class PrefixSource:
         max_tokens: longest response, the prefix included; None: the run's.
     """
 
-    n: int = 1
-    low: float = 0.0
-    high: float = 0.95
+    n: Count = 1
+    low: Share = 0.0
+    high: Share = 0.95
     trainable: bool = True
     model: str = "policy"
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    max_tokens: int | None = None
+    temperature: NonNegative | None = None
+    top_p: Fraction | None = None
+    top_k: Whole | None = None
+    max_tokens: Count | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:

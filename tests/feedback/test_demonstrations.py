@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,24 @@ def test_a_cut_response_is_the_one_of_relift(tools, case):
             case["inputs"]["attention_mask"][at][:4]
         )
         assert row[0].tokens.tolist() == case["outputs"]["responses"][at][:length]
+
+
+def test_a_share_of_the_prompts_is_offered_any_and_always_the_same_ones(tools):
+    groups = [tools.group(f"{at:03}", demonstrations=("one",)) for at in range(400)]
+
+    def offered(share, step, seed=0):
+        rows = DemonstrationSource(share=share).extend(
+            groups, replace(tools.make_run(step=step), seed=seed)
+        )
+        return [bool(row) for row in rows]
+
+    some = offered(0.2, step=3)
+    assert 50 < sum(some) < 110
+    assert some == offered(0.2, step=7) != offered(0.2, step=3, seed=1)
+    assert all(more or not one for one, more in zip(some, offered(0.6, step=3), strict=True))
+    assert sum(offered(0.0, step=3)) == 0 and sum(offered(1.0, step=3)) == 400
+    with pytest.raises(RecipeError, match="'share' is from 0 to 1, not 2"):
+        DemonstrationSource(share=2)
 
 
 def test_more_than_one_can_be_shown_and_chosen_by_seed(tools):
