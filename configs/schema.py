@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import inf
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from didact.algorithms.average import Average
 from didact.core.backends.models import ModelSpec
@@ -28,6 +28,8 @@ from didact.plugins.spec import (
     Weight,
 )
 from didact.plugins.strict import Strict
+
+Count = Annotated[int, Field(gt=0)]
 
 TermWeight = Annotated[
     Annotated[Scalar, Tag("scalar")] | Annotated[Learned, Tag("learned")],
