@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-COUNTS = frozenset({"rows", "tokens", "idle_rows", "micro_batches", "skipped"})
+COUNTS = frozenset({"rows", "tokens", "idle_rows", "skipped", "out_of_memory"})
 """What an update reports as a count: summed over a phase's updates. The rest is averaged."""
 
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import HashStore
 
-from didact.core import world as worlds
-from didact.core.backends import engines, learning
+from didact.core.backends import engines, learning, reports
+from didact.core.backends.budget import REMEDY, Budget, TooLarge, out_of_memory
+from didact.core.backends.deepspeed_engine import merged, ours, started
 from didact.core.backends.forward import Readouts, Row, unpacked
 from didact.core.backends.optim import NamedAdamW, OptimizerSpec
+from didact.core.backends.scalars import Scalars
 from didact.core.batch import Batch
 from didact.core.errors import RecipeError, RunError, unknown
 from didact.core.protocols import Names, State, UpdateRule, World
+from didact.core.ranges import Count
 from didact.core.types import Trajectory
 from didact.core.world import Alone
 
@@ -43,6 +43,7 @@ class DeepSpeedLearner:
         world: the processes of the run.
         stage: of ZeRO: 1 shards moments, 2 also gradients, 3 also parameters.
         max_tokens: most tokens (prompt and response) of a micro-batch; a longer row goes alone.
+            Halved for the rest of the run whenever memory does not hold one.
         packing: feed the rows of a micro-batch as one sequence, without padding.
         entropy: report the mean entropy over loss tokens even if no loss reads it.
         gradient_checkpointing: compute activations again in the backward pass; saves memory.
@@ -60,36 +61,63 @@ class DeepSpeedLearner:
         world: World | None = None,
         *,
         stage: Literal[0, 1, 2, 3] = 2,
-        max_tokens: int = 16384,
+        max_tokens: Count = 16384,
         packing: bool = True,
         entropy: bool = True,
         gradient_checkpointing: bool = False,
-        logits: int = 2**27,
+        logits: Count = 2**27,
         config: Mapping[str, Any] | None = None,
         device: str = "auto",
     ) -> None:
         self.model, self.tokenizer = model.to(engines.device(device)), tokenizer
         self.world: World = world or Alone()
-        self.stage, self.max_tokens, self.factor = stage, max_tokens, 1.0
+        self.stage, self.factor = stage, 1.0
+        self.budget, self.reduced = Budget(max_tokens), False
         self.watch = frozenset({"entropy"}) if entropy else frozenset()
         self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
         if gradient_checkpointing:
             engines.checkpointed(model)
         model.requires_grad_(bool(optimizers))
+        self.scalars = Scalars(optimizers, self.world, self.reader.device, self.world.size)
         self.optimizer: NamedAdamW | None = None
         self.engine: Any = None
         if optimizers:
             self.optimizer = NamedAdamW(model.parameters(), optimizers)
-            settings = _settings(stage, next(model.parameters()).dtype, self.world.size)
-            self.engine = _engine(self.reader, self.optimizer, _merged(settings, config or {}))
+            settings = ours(stage, next(model.parameters()).dtype, self.world.size)
+            self.engine = started(self.reader, self.optimizer, merged(settings, config or {}))
             self.optimizer.norm = None if stage == 0 else self._norm
+            for param in model.parameters():
+                hooked: Any = param
+                hooked.register_post_accumulate_grad_hook(self._mark_reduced)
+
+    def _mark_reduced(self, _: Tensor) -> None:
+        self.reduced = True
 
     def _norm(self) -> float:
         return float(self.engine.optimizer._global_grad_norm)
 
     def _forward(self, rows: Sequence[Row], live: Names, watched: Names) -> Mapping[str, Tensor]:
         run = self.reader if self.engine is None else self.engine
-        return unpacked(run(rows, live, watched), live, watched)
+        with self._no_way_back(self.engine is not None and self.stage == 3):
+            return unpacked(run(rows, live, watched), live, watched)
+
+    @contextmanager
+    def _no_way_back(self, sharded: bool) -> Iterator[None]:
+        """Out of memory between collectives, a rank can neither go on nor tell the others.
+
+        That is anywhere if the weights are sharded, and else once a backward pass has made the
+        first gradient of a parameter.
+        """
+        self.reduced = sharded
+        try:
+            yield
+        except RuntimeError as error:
+            if not (self.reduced and out_of_memory(error)):
+                raise
+            raise RunError(
+                f"out of memory between the collectives of ZeRO stage {self.stage}, where no rank "
+                f"can try again; set learner.max_tokens below {self.budget.tokens}, or {REMEDY}."
+            ) from error
 
     def scale_lr(self, factor: float) -> None:
         """Multiply every learning rate by this, on top of its schedule."""
@@ -98,7 +126,7 @@ class DeepSpeedLearner:
     def freeze(self, rows: Sequence[Trajectory], columns: Names) -> Sequence[Trajectory]:
         """Attach readouts of the model as it is now, without gradient."""
         return learning.frozen(
-            rows, columns, self._forward, self.reader, self.max_tokens, self.world
+            rows, columns, self._forward, self.reader, self.budget.tokens, self.world
         )
 
     def update(
@@ -110,24 +138,30 @@ class DeepSpeedLearner:
         active = [at for at, is_idle in enumerate(idle) if not is_idle]
         wanted = learning.Wanted.by(rule, batch, self.reader.offers, self.watch)
         padded = not self.reader.packing
-        micro = learning.micro_batches(batch, active, self.max_tokens, self.world, padded)
-        bound = rule.over(batch, step)
-        tally = learning.backward(micro, self._forward, bound, wanted, self._backward)
-        try:
-            metrics = learning.metrics_of(tally, batch, sum(idle), self.world)
-        except RunError:
-            self.engine.step()  # no optimizer is chosen: drops the gradients and changes nothing
-            raise
-        adam.choose(optimizer, self.factor)
-        self.engine.step()
-        report = adam.outcome(optimizer)
-        if report is None:
-            raise RunError(learning.refusal(batch))
-        return metrics | report
+
+        def attempt(max_tokens: int) -> Mapping[str, float]:
+            micro = learning.micro_batches(batch, active, max_tokens, self.world, padded)
+            bound = self.scalars.over(rule, batch, step)
+            tally = learning.backward(micro, self._forward, bound, wanted, self._backward)
+            try:
+                metrics = reports.metrics_of(tally, batch, sum(idle), self.world)
+                self.scalars.gather()
+            except (RunError, TooLarge):
+                self.engine.step()  # no optimizer is chosen: drops the gradients, changes nothing
+                raise
+            adam.choose(optimizer, self.factor)
+            self.engine.step()
+            report = adam.outcome(optimizer)
+            if report is None:
+                raise RunError(reports.refusal(batch))
+            return metrics | report | self.scalars.step(optimizer, report)
+
+        return self.budget.spend(attempt)
 
     def _backward(self, loss: Tensor, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
-        self.engine.backward(loss * self.world.size, scale_wrt_gas=False)
+        with self._no_way_back(self.stage == 3):
+            self.engine.backward(loss * self.world.size, scale_wrt_gas=False)
 
     def _optimizer(self, name: str) -> NamedAdamW:
         if self.optimizer is None or name not in self.optimizer.specs:
@@ -182,7 +216,9 @@ class DeepSpeedLearner:
             "world": self.world.size,
             "partitions": [part.detach().cpu().clone() for part in parts],
             "optimizer": self.optimizer.dump(parts) if self.optimizer else {},
+            "scalars": self.scalars.state_dict(),
             "random": engines.random_state(),
+            "max_tokens": self.budget.tokens,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -200,7 +236,9 @@ class DeepSpeedLearner:
             self._publish()
         if self.optimizer is not None:
             self.optimizer.restore(parts, state["optimizer"])
+        self.scalars.load_state_dict(state["scalars"])
         engines.restore_random(state["random"])
+        self.budget.lower(state["max_tokens"])
 
     def _publish(self) -> None:
         """Make the model's own parameters from the float32 partitions, as a step does."""
@@ -214,57 +252,6 @@ class DeepSpeedLearner:
             inner._reassign_or_swap_out_partitioned_parameters(group)
         if inner.persistent_parameters:
             inner.persistent_parameters[0].all_gather(inner.persistent_parameters)
-
-
-def _engine(reader: Readouts, optimizer: NamedAdamW, settings: dict[str, Any]) -> Any:
-    """Start DeepSpeed in the process group of the run, or in one of a single process."""
-    cuda = reader.device.type == "cuda"
-    if not cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    backend = "nccl" if cuda else "gloo"
-    if not dist.is_initialized():
-        worlds.join(backend, store=HashStore(), rank=0, world_size=1)
-    os.environ.setdefault("LOCAL_RANK", "0")
-    import deepspeed
-
-    # Gloo does; this extension would first be compiled, for a minute and with a compiler.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    deepspeed.utils.logger.setLevel("ERROR")
-    deepspeed.init_distributed(backend, verbose=False)
-    if not reader.has_values and settings["zero_optimization"]["stage"] == 3:
-        head = reader.model.get_output_embeddings()
-        deepspeed.zero.register_external_parameter(reader, head.weight)
-    return deepspeed.initialize(model=reader, optimizer=optimizer, config=settings)[0]
-
-
-def _settings(stage: int, dtype: torch.dtype, ranks: int) -> dict[str, Any]:
-    """One micro-batch per step as DeepSpeed sees it; accumulation is ours."""
-    half = dtype == torch.bfloat16
-    if half and stage == 0:
-        raise RecipeError("ZeRO stage 0 computes in float32 only; bfloat16 needs stage 1 or more.")
-    settings: dict[str, Any] = {
-        "train_batch_size": ranks,
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0,
-        "steps_per_print": 2**62,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": stage, "reduce_bucket_size": 2**26},
-    }
-    if half:
-        settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
-    return settings
-
-
-def _merged(ours: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(ours)
-    for key, value in given.items():
-        inner = out.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        out[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
-    return out
 
 
 def _buckets(named: Iterator[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:

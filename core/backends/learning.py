@@ -1,25 +1,26 @@
-"""What every learner does around its engine: choose rows, read columns, sum terms, report."""
+"""What every learner does around its engine: choose rows, read columns, sum terms."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import isfinite
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from didact.core.backends.budget import REMEDY, out_of_memory, release
 from didact.core.backends.forward import Readouts, Row
 from didact.core.backends.microbatch import plan
+from didact.core.backends.reports import Tally, of_tokens
 from didact.core.batch import Batch, together
 from didact.core.errors import RecipeError, RunError
 from didact.core.phase import READOUTS, readout_of
 from didact.core.protocols import BoundRule, Names, UpdateRule, World
 from didact.core.types import Trajectory
 
+log = logging.getLogger(__name__)
 Forward = Callable[[Sequence[Row], Names, Names], Mapping[str, Tensor]]
-BEHAVIOR, OLD = "behavior_logprobs", "old_logprobs"
 
 
 @dataclass(frozen=True)
@@ -61,23 +62,6 @@ class Wanted:
         return Wanted(live, old, (watch & offers) - live)
 
 
-@dataclass
-class Tally:
-    """What the micro-batches of an update added up to; tensors until the end, to spare syncs.
-
-    Attributes:
-        terms: value of each term by micro-batch.
-        sums: of reports over loss tokens, and of their counts.
-        peaks: of reports.
-        rows: the rows of each micro-batch.
-    """
-
-    terms: list[dict[str, Tensor]] = field(default_factory=list)
-    sums: list[dict[str, Tensor]] = field(default_factory=list)
-    peaks: list[dict[str, Tensor]] = field(default_factory=list)
-    rows: list[Batch] = field(default_factory=list)
-
-
 def backward(
     micro: Sequence[Batch],
     forward: Forward,
@@ -87,26 +71,47 @@ def backward(
 ) -> Tally:
     """Forward and backward of the micro-batches of one process.
 
+    A rank that runs out of memory goes on with forwards of nothing, so that the others, who are in
+    collectives with it, come to the end of the update and hear of it there.
+
     Args:
         micro: rows of each; an empty one is a forward of one token, with loss 0.
         apply: takes the loss of a micro-batch, and whether it is the last one.
     """
     tally = Tally()
-    for at, part in enumerate(micro):
-        last = at + 1 == len(micro)
-        if not len(part):
-            apply(nothing(forward, wanted), last)
-            continue
+
+    def learn(part: Batch, last: bool) -> None:
         live = dict(forward(rows_of(part.rows), wanted.live, wanted.watched))
         live |= {column: live[readout].detach() for column, readout in wanted.old.items()}
         terms = bound(part, live)
         apply(torch.stack(list(terms.values())).sum(), last)
         tally.terms.append({label: value.detach() for label, value in terms.items()})
         tally.rows.append(part)
-        sums, peaks = _reports(part, {name: value.detach() for name, value in live.items()})
+        sums, peaks = of_tokens(part, {name: value.detach() for name, value in live.items()})
         tally.sums.append(sums)
         tally.peaks.append(peaks)
+
+    for at, part in enumerate(micro):
+        last = at + 1 == len(micro)
+        if len(part) and tally.short is None:
+            try:
+                learn(part, last)
+                continue
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                tally.short = (sum(size_of(row) for row in part.rows), _alone(part))
+            release()
+        apply(nothing(forward, wanted), last)
     return tally
+
+
+def _alone(part: Batch) -> str:
+    """Names the row, or the rows that belong together, if there is no more in a part."""
+    if len(together(part.rows)) > 1:
+        return ""
+    tokens = sum(size_of(row) for row in part.rows)
+    return f"a row of {tokens} tokens (prompt '{part.rows[0].prompt.id}')"
 
 
 def nothing(forward: Forward, wanted: Wanted) -> Tensor:
@@ -124,99 +129,6 @@ def rows_of(rows: Sequence[Trajectory]) -> list[Row]:
 def size_of(row: Trajectory) -> int:
     """Tokens that are fed in for a row."""
     return max(len(row.prompt.tokens) + len(row.tokens) - 1, 1)
-
-
-def _reports(
-    part: Batch, live: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Sums over loss tokens, and peaks: entropy, drift from old, mismatch with the sampler."""
-    device = next(iter(live.values())).device
-    mask = part.mask.to(device)
-    sums = {"tokens": mask.sum()}
-    peaks: dict[str, Tensor] = {}
-    if "entropy" in live:
-        sums["entropy"] = torch.where(mask, live["entropy"], 0.0).sum()
-    if "logprobs" not in live:
-        return sums, peaks
-    reference = live["logprobs"]
-    if all(OLD in row.columns for row in part.rows):
-        reference = part.stored(OLD).to(device)
-        sums["kl_old"] = torch.where(mask, reference - live["logprobs"], 0.0).sum()
-    sampled = [at for at, row in enumerate(part.rows) if BEHAVIOR in row.columns]
-    if sampled:
-        stored = [part.rows[at].columns[BEHAVIOR].float() for at in sampled]
-        behavior = pad_sequence(stored, batch_first=True).to(device)
-        width = behavior.shape[1]
-        chosen = torch.tensor(sampled, device=device)
-        inside = mask[chosen, :width]
-        gap = torch.where(inside, (reference[chosen, :width] - behavior).abs(), 0.0)
-        sums |= {"mismatch": gap.sum(), "sampled": inside.sum()}
-        peaks["mismatch"] = gap.max() if gap.numel() else gap.new_zeros(())
-    return sums, peaks
-
-
-def metrics_of(tally: Tally, batch: Batch, idle: int, world: World) -> dict[str, float]:
-    """The report of an update over all ranks.
-
-    Raises:
-        RunError: a term is not finite; says which, on which prompts. Nothing has been stepped.
-    """
-    labels = sorted({label for terms in tally.terms for label in terms})
-    own = (_added(tally.terms), _added(tally.sums), _peaks(tally.peaks), _odd(tally))
-    everyone = world.map(lambda items: [own for _ in items], range(world.size))
-    odd = [line for _, _, _, lines in everyone for line in lines]
-    if odd:
-        raise RunError(f"the loss is not finite, nothing was updated: {'; '.join(odd[:3])}.")
-    terms = _summed([terms for terms, _, _, _ in everyone])
-    sums = _summed([sums for _, sums, _, _ in everyone])
-    out = {**terms, "loss": sum(terms.values())} if labels or terms else {"loss": 0.0}
-    out |= {"rows": float(len(batch)), "idle_rows": float(idle)}
-    seen = out["tokens"] = sums.get("tokens", 0.0)
-    for name in ("entropy", "kl_old"):
-        if name in sums and seen:
-            out[name] = sums[name] / seen
-    if sums.get("sampled"):
-        out["mismatch/abs_mean"] = sums["mismatch"] / sums["sampled"]
-        out["mismatch/max"] = max(peak["mismatch"] for _, _, peak, _ in everyone if peak)
-    return out
-
-
-def _added(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Sums by name of several micro-batches, brought over in one transfer."""
-    names = sorted({name for part in parts for name in part})
-    if not names:
-        return {}
-    zero = next(iter(parts[0].values())).new_zeros((), dtype=torch.float64)
-    added = [sum((part[n].double() for part in parts if n in part), zero) for n in names]
-    return dict(zip(names, torch.stack(added).tolist(), strict=True))
-
-
-def _peaks(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    names = sorted({name for part in parts for name in part})
-    return {n: max(float(part[n]) for part in parts if n in part) for n in names}
-
-
-def _summed(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = sorted({name for part in parts for name in part})
-    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
-
-
-def _odd(tally: Tally) -> list[str]:
-    """The terms and prompts of micro-batches whose value is not finite."""
-    lines = []
-    total = _added(tally.terms)
-    if all(isfinite(value) for value in total.values()):
-        return []
-    for terms, part in zip(tally.terms, tally.rows, strict=True):
-        for label, value in terms.items():
-            if not isfinite(float(value)):
-                ids = sorted({row.prompt.id for row in part.rows})
-                more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
-                lines.append(
-                    f"term '{label}' is {float(value)} on {len(part)} rows (prompts "
-                    f"{', '.join(ids[:5])}{more})"
-                )
-    return lines or [f"the sum of the micro-batches is {total}"]
 
 
 def micro_batches(
@@ -265,29 +177,41 @@ def frozen(
     ]
 
 
-def refusal(batch: Batch) -> str:
-    """What to say of a gradient that is not finite."""
-    ids = sorted({row.prompt.id for row in batch.rows})
-    return (
-        f"the gradient is not finite though the loss is, nothing was updated: {len(batch)} rows of "
-        f"prompts {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}."
-    )
-
-
 @torch.no_grad()
 def _read(
     micro: Sequence[Sequence[int]], batch: Batch, forward: Forward, wanted: Names
 ) -> dict[int, dict[str, Tensor]]:
     out: dict[int, dict[str, Tensor]] = {}
     for positions in micro:
-        rows = rows_of([batch.rows[at] for at in positions])
-        if not rows:
+        if not positions:
             forward([(torch.zeros(1, dtype=torch.int64),) * 2], wanted, frozenset())
             continue
-        columns = {
-            name: value.float().cpu() for name, value in forward(rows, wanted, frozenset()).items()
-        }
-        for line, at in enumerate(positions):
-            size = len(batch.rows[at].tokens)
-            out[at] = {name: value[line, :size].clone() for name, value in columns.items()}
+        out |= _columns(positions, batch, forward, wanted)
     return out
+
+
+def _columns(
+    positions: Sequence[int], batch: Batch, forward: Forward, wanted: Names
+) -> dict[int, dict[str, Tensor]]:
+    """Readouts of some rows by position; in halves, if memory does not hold all at once."""
+    rows = rows_of([batch.rows[at] for at in positions])
+    try:
+        read = forward(rows, wanted, frozenset())
+        columns = {name: value.float().cpu() for name, value in read.items()}
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        columns = {}
+    if columns:
+        return {
+            at: {name: value[line, : len(rows[line][1])].clone() for name, value in columns.items()}
+            for line, at in enumerate(positions)
+        }
+    if len(rows) == 1:
+        only = _alone(batch.take(positions))
+        raise RunError(f"out of memory: {only} cannot be read by itself; {REMEDY}.")
+    log.warning(f"out of memory reading {len(rows)} rows at once: they are read in halves")
+    release()
+    middle = len(positions) // 2
+    first, second = positions[:middle], positions[middle:]
+    return _columns(first, batch, forward, wanted) | _columns(second, batch, forward, wanted)

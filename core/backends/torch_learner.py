@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from didact.core.backends import engines, learning
+from didact.core.backends import engines, learning, reports
+from didact.core.backends.budget import Budget
 from didact.core.backends.forward import Readouts
 from didact.core.backends.optim import NamedAdamW, OptimizerSpec
+from didact.core.backends.scalars import Scalars
 from didact.core.batch import Batch
 from didact.core.errors import RecipeError, RunError, unknown
 from didact.core.protocols import Names, State, UpdateRule, World
+from didact.core.ranges import Count
 from didact.core.types import Trajectory
 from didact.core.world import Alone
 
@@ -32,6 +35,7 @@ class TorchLearner:
         temperature: of the sampler; logits are divided by it.
         world: the processes of the run. With more than one, only `freeze` may be used.
         max_tokens: most tokens (prompt and response) of a micro-batch; a longer row goes alone.
+            Halved for the rest of the run whenever memory does not hold one.
         packing: feed the rows of a micro-batch as one sequence, without padding.
         entropy: report the mean entropy over loss tokens even if no loss reads it.
         gradient_checkpointing: compute activations again in the backward pass; saves memory.
@@ -47,18 +51,18 @@ class TorchLearner:
         temperature: float = 1.0,
         world: World | None = None,
         *,
-        max_tokens: int = 16384,
+        max_tokens: Count = 16384,
         packing: bool = True,
         entropy: bool = True,
         gradient_checkpointing: bool = False,
-        logits: int = 2**27,
+        logits: Count = 2**27,
         device: str = "auto",
     ) -> None:
         self.model, self.tokenizer = model.to(engines.device(device)), tokenizer
         self.world: World = world or Alone()
         if optimizers and self.world.size > 1:
             raise RecipeError("learner 'torch' trains in one process; use 'deepspeed' for more.")
-        self.max_tokens = max_tokens
+        self.budget = Budget(max_tokens)
         self.watch = frozenset({"entropy"}) if entropy else frozenset()
         self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
         if gradient_checkpointing:
@@ -70,6 +74,7 @@ class TorchLearner:
         if half:
             self.masters = [p.detach().float().clone() for p in self.params]
         self.optimizer = NamedAdamW(self.masters, optimizers) if optimizers else None
+        self.scalars = Scalars(optimizers, self.world, self.reader.device)
         self.factor = 1.0
 
     def scale_lr(self, factor: float) -> None:
@@ -79,33 +84,34 @@ class TorchLearner:
     def freeze(self, rows: Sequence[Trajectory], columns: Names) -> Sequence[Trajectory]:
         """Attach readouts of the model as it is now, without gradient."""
         return learning.frozen(
-            rows, columns, self.reader.read, self.reader, self.max_tokens, self.world
+            rows, columns, self.reader.read, self.reader, self.budget.tokens, self.world
         )
 
     def update(
         self, batch: Batch, rule: UpdateRule, optimizer: str, step: int
     ) -> Mapping[str, float]:
         """One optimizer step; refuses, and changes nothing, if loss or gradient is not finite."""
-        adam = self._optimizer(optimizer)
+        self._optimizer(optimizer)
         idle = rule.idle(batch)
         active = [at for at, is_idle in enumerate(idle) if not is_idle]
         wanted = learning.Wanted.by(rule, batch, self.reader.offers, self.watch)
         padded = not self.reader.packing
-        micro = learning.micro_batches(batch, active, self.max_tokens, self.world, padded)
-        self._clear()
-        try:
-            tally = learning.backward(
-                [part for part in micro if len(part)],
-                self.reader.read,
-                rule.over(batch, step),
-                wanted,
-                self._backward,
-            )
-            metrics = learning.metrics_of(tally, batch, sum(idle), self.world)
-            metrics |= self._step(adam, optimizer, batch)
-        finally:
+
+        def attempt(max_tokens: int) -> Mapping[str, float]:
+            micro = learning.micro_batches(batch, active, max_tokens, self.world, padded)
+            parts = [part for part in micro if len(part)]
+            bound = self.scalars.over(rule, batch, step)
             self._clear()
-        return metrics
+            try:
+                tally = learning.backward(parts, self.reader.read, bound, wanted, self._backward)
+                metrics = reports.metrics_of(tally, batch, sum(idle), self.world)
+                self.scalars.gather()
+                report = self._step(optimizer, batch)
+                return metrics | report | self.scalars.step(optimizer, report)
+            finally:
+                self._clear()
+
+        return self.budget.spend(attempt)
 
     def _optimizer(self, name: str) -> NamedAdamW:
         if self.optimizer is None or name not in self.optimizer.specs:
@@ -123,7 +129,8 @@ class TorchLearner:
                 master.grad = grad if master.grad is None else master.grad.add_(grad)
                 param.grad = None
 
-    def _step(self, adam: NamedAdamW, name: str, batch: Batch) -> dict[str, float]:
+    def _step(self, name: str, batch: Batch) -> dict[str, float]:
+        adam = self._optimizer(name)
         for master in self.masters:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
@@ -131,7 +138,7 @@ class TorchLearner:
         adam.step()
         report = adam.outcome(name)
         if report is None:
-            raise RunError(learning.refusal(batch))
+            raise RunError(reports.refusal(batch))
         self._publish()
         return report
 
@@ -163,7 +170,9 @@ class TorchLearner:
         return {
             "masters": [master.detach().cpu().clone() for master in self.masters],
             "optimizer": self.optimizer.dump(self.masters) if self.optimizer else {},
+            "scalars": self.scalars.state_dict(),
             "random": engines.random_state(),
+            "max_tokens": self.budget.tokens,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -175,4 +184,6 @@ class TorchLearner:
         self._publish()
         if self.optimizer is not None:
             self.optimizer.restore(self.masters, state["optimizer"])
+        self.scalars.load_state_dict(state["scalars"])
         engines.restore_random(state["random"])
+        self.budget.lower(state["max_tokens"])

@@ -40,6 +40,18 @@ def model():
     return moved_model()
 
 
+@pytest.fixture
+def fresh():
+    """Makes equal models, as many as a test needs."""
+    return moved_model
+
+
+@pytest.fixture
+def mixed():
+    """Makes a batch for each step."""
+    return mixed_batch
+
+
 def row(at, draw, origin="policy", advantage=1.0, size=None):
     context, response = (int(n) for n in torch.randint(1, 12, (2,), generator=draw))
     tokens = torch.randint(3, 99, (size or response,), generator=draw)

@@ -8,6 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import mixed_batch, mixed_rule, moved_model, small_spec
+from test_scalars import learned
 
 from didact.algorithms.rules import Bound, Sum, Term
 from didact.core import world as worlds
@@ -38,7 +39,8 @@ def batches(at):
 
 
 def steps(learner, first=0, last=5):
-    return [learner.update(batches(at), mixed_rule(), TURNS[at], at) for at in range(first, last)]
+    rule = learned(mixed_rule())
+    return [learner.update(batches(at), rule, TURNS[at], at) for at in range(first, last)]
 
 
 def difference(first, second):
@@ -123,12 +125,46 @@ def half(stage, world, tokenizer):
     return difference(plain.weights(), learner.weights())
 
 
+def short(stage, world, tokenizer):
+    """A labelled fake: the last rank pretends to lack memory, before or after a forward pass.
+
+    Returns the largest difference from a run with the budget that was found, and that budget; or,
+    where no rank can try again, what was said.
+    """
+
+    def made(max_tokens):
+        settings = {"stage": stage, "max_tokens": max_tokens, "device": "cpu"}
+        return DeepSpeedLearner(moved_model(), tokenizer, TWO, 1.0, world, **settings)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+
+    def lack(module, given, keywords, out):
+        if given[0].numel() > 40 and world.rank == world.size - 1:
+            if stage == 1 and out.last_hidden_state.requires_grad:
+                out.last_hidden_state.register_hook(fail)
+            elif stage != 1:
+                fail()
+
+    lacking = made(80)
+    lacking.model.base_model.register_forward_hook(lack, with_kwargs=True)
+    try:
+        steps(lacking, 0, 2)
+    except RunError as error:
+        return str(error)
+    enough = made(lacking.budget.tokens)
+    steps(enough, 0, 2)
+    return [difference(lacking.weights(), enough.weights()), lacking.budget.tokens]
+
+
 def main(folder):
     torch.set_num_threads(1)
     world = worlds.current()
     tokenizer = load_tokenizer(small_spec())
     found = {f"stage {stage}": check(stage, world, folder, tokenizer) for stage in (0, 1, 2, 3)}
     found["bfloat16"] = {str(stage): half(stage, world, tokenizer) for stage in (1, 2, 3)}
+    stages = (0, 1, 2) if world.size > 1 else (3,)  # in 3, the other ranks would wait for ever
+    found["short"] = {str(stage): short(stage, world, tokenizer) for stage in stages}
     (folder / f"found-{world.rank}.json").write_text(json.dumps(found))
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 pytest.importorskip("deepspeed")
-from didact.core.backends.deepspeed_learner import DeepSpeedLearner, _merged
+from didact.core.backends.deepspeed_engine import merged
+from didact.core.backends.deepspeed_learner import DeepSpeedLearner
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.errors import RecipeError
 
@@ -63,6 +64,16 @@ def test_bfloat16_is_within_one_unit_in_the_last_place_of_the_torch_learner(foun
         assert max(rank["bfloat16"].values()) <= 2**-8, rank["bfloat16"]
 
 
+def test_out_of_memory_on_one_rank_halves_the_budget_of_all_and_gives_the_same_step(found):
+    for rank in found:
+        if len(found) == 1:
+            said = rank["short"]["3"]
+            assert "stage 3, where no rank can try again; set learner.max_tokens below 80" in said
+        else:
+            assert all(apart == 0.0 and left < 40 for apart, left in rank["short"].values())
+    assert all(rank["short"] == found[0]["short"] for rank in found)
+
+
 def test_a_model_that_is_only_read_needs_no_engine(model, tokenizer, batch):
     learner = DeepSpeedLearner(model, tokenizer, {})
     assert learner.engine is None
@@ -76,7 +87,7 @@ def test_stage_0_in_bfloat16_is_refused(model, tokenizer):
 
 def test_settings_are_merged_over_ours():
     ours = {"zero_optimization": {"stage": 2, "a": 1}, "b": 1}
-    assert _merged(ours, {"zero_optimization": {"a": 2}, "c": 3}) == {
+    assert merged(ours, {"zero_optimization": {"a": 2}, "c": 3}) == {
         "zero_optimization": {"stage": 2, "a": 2},
         "b": 1,
         "c": 3,

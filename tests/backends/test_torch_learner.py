@@ -25,9 +25,9 @@ TWO = {  # eps far above the rounding of a gradient, or Adam turns that rounding
 class Recorder(TorchLearner):
     """Keeps the gradient that a step would have used."""
 
-    def _step(self, adam, name, batch):
+    def _step(self, name, batch):
         self.gradient = [m.grad.clone() for m in self.masters if m.grad is not None]
-        return super()._step(adam, name, batch)
+        return super()._step(name, batch)
 
 
 def gradient(model, tokenizer, batch, rule, **settings):

@@ -1,0 +1,74 @@
+"""DeepSpeed's engine: how it is configured and started for our learner."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
+
+from didact.core import world as worlds
+from didact.core.backends.forward import Readouts
+from didact.core.backends.optim import NamedAdamW
+from didact.core.errors import RecipeError
+
+
+def started(reader: Readouts, optimizer: NamedAdamW, settings: dict[str, Any]) -> Any:
+    """Start DeepSpeed in the process group of the run, or in one of a single process."""
+    cuda = reader.device.type == "cuda"
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    backend = "nccl" if cuda else "gloo"
+    if not dist.is_initialized():
+        worlds.join(backend, store=HashStore(), rank=0, world_size=1)
+    os.environ.setdefault("LOCAL_RANK", "0")
+    import deepspeed
+    from deepspeed.comm.torch import TorchBackend
+
+    # Imported after the group was made, DeepSpeed holds it in these defaults beyond its end, and a
+    # process that exits with a live group aborts now and then. None means the same to both.
+    for call in (TorchBackend.barrier, TorchBackend.monitored_barrier):
+        call.__defaults__ = (None, *call.__defaults__[1:])
+    # Gloo does; this extension would first be compiled, for a minute and with a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    deepspeed.utils.logger.setLevel("ERROR")
+    deepspeed.init_distributed(backend, verbose=False)
+    if not reader.has_values and settings["zero_optimization"]["stage"] == 3:
+        head = reader.model.get_output_embeddings()
+        deepspeed.zero.register_external_parameter(reader, head.weight)
+    return deepspeed.initialize(model=reader, optimizer=optimizer, config=settings)[0]
+
+
+def ours(stage: int, dtype: torch.dtype, ranks: int) -> dict[str, Any]:
+    """One micro-batch per step as DeepSpeed sees it; accumulation is ours."""
+    half = dtype == torch.bfloat16
+    if half and stage == 0:
+        raise RecipeError("ZeRO stage 0 computes in float32 only; bfloat16 needs stage 1 or more.")
+    settings: dict[str, Any] = {
+        "train_batch_size": ranks,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,
+        "steps_per_print": 2**62,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": 2**26},
+    }
+    if half:
+        settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    return settings
+
+
+def merged(first: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given over the first, mapping by mapping."""
+    out = dict(first)
+    for key, value in given.items():
+        inner = out.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        out[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
+    return out

@@ -1,0 +1,143 @@
+"""What an update reports of its micro-batches, over all ranks; and which of them are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from didact.core.backends.budget import TooLarge
+from didact.core.batch import Batch
+from didact.core.errors import RunError
+from didact.core.protocols import World
+
+BEHAVIOR, OLD = "behavior_logprobs", "old_logprobs"
+
+
+@dataclass
+class Tally:
+    """What the micro-batches of an update added up to; tensors until the end, to spare syncs.
+
+    Attributes:
+        terms: value of each term by micro-batch.
+        sums: of reports over loss tokens, and of their counts.
+        peaks: of reports.
+        rows: the rows of each micro-batch.
+        short: tokens of a micro-batch that memory did not hold, and its row if it is only one.
+    """
+
+    terms: list[dict[str, Tensor]] = field(default_factory=list)
+    sums: list[dict[str, Tensor]] = field(default_factory=list)
+    peaks: list[dict[str, Tensor]] = field(default_factory=list)
+    rows: list[Batch] = field(default_factory=list)
+    short: tuple[int, str] | None = None
+
+
+def of_tokens(
+    part: Batch, live: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Sums over loss tokens, and peaks: entropy, drift from old, mismatch with the sampler."""
+    device = next(iter(live.values())).device
+    mask = part.mask.to(device)
+    sums = {"tokens": mask.sum()}
+    peaks: dict[str, Tensor] = {}
+    if "entropy" in live:
+        sums["entropy"] = torch.where(mask, live["entropy"], 0.0).sum()
+    if "logprobs" not in live:
+        return sums, peaks
+    reference = live["logprobs"]
+    if all(OLD in row.columns for row in part.rows):
+        reference = part.stored(OLD).to(device)
+        sums["kl_old"] = torch.where(mask, reference - live["logprobs"], 0.0).sum()
+    sampled = [at for at, row in enumerate(part.rows) if BEHAVIOR in row.columns]
+    if sampled:
+        stored = [part.rows[at].columns[BEHAVIOR].float() for at in sampled]
+        behavior = pad_sequence(stored, batch_first=True).to(device)
+        width = behavior.shape[1]
+        chosen = torch.tensor(sampled, device=device)
+        inside = mask[chosen, :width]
+        gap = torch.where(inside, (reference[chosen, :width] - behavior).abs(), 0.0)
+        sums |= {"mismatch": gap.sum(), "sampled": inside.sum()}
+        peaks["mismatch"] = gap.max() if gap.numel() else gap.new_zeros(())
+    return sums, peaks
+
+
+def metrics_of(tally: Tally, batch: Batch, idle: int, world: World) -> dict[str, float]:
+    """The report of an update over all ranks.
+
+    Raises:
+        TooLarge: memory did not hold a micro-batch of some rank.
+        RunError: a term is not finite; says which, on which prompts. Nothing has been stepped.
+    """
+    labels = sorted({label for terms in tally.terms for label in terms})
+    own = (_added(tally.terms), _added(tally.sums), _peaks(tally.peaks), _odd(tally), tally.short)
+    everyone = world.map(lambda items: [own for _ in items], range(world.size))
+    short = [found for _, _, _, _, found in everyone if found is not None]
+    if short:
+        raise TooLarge(min(tokens for tokens, _ in short), max(alone for _, alone in short))
+    odd = [line for _, _, _, lines, _ in everyone for line in lines]
+    if odd:
+        raise RunError(f"the loss is not finite, nothing was updated: {'; '.join(odd[:3])}.")
+    terms = _summed([terms for terms, *_ in everyone])
+    sums = _summed([sums for _, sums, *_ in everyone])
+    out = {**terms, "loss": sum(terms.values())} if labels or terms else {"loss": 0.0}
+    out |= {"rows": float(len(batch)), "idle_rows": float(idle)}
+    seen = out["tokens"] = sums.get("tokens", 0.0)
+    for name in ("entropy", "kl_old"):
+        if name in sums and seen:
+            out[name] = sums[name] / seen
+    if sums.get("sampled"):
+        out["mismatch/abs_mean"] = sums["mismatch"] / sums["sampled"]
+        out["mismatch/max"] = max(peak["mismatch"] for _, _, peak, *_ in everyone if peak)
+    return out
+
+
+def _added(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Sums by name of several micro-batches, brought over in one transfer."""
+    names = sorted({name for part in parts for name in part})
+    if not names:
+        return {}
+    zero = next(iter(parts[0].values())).new_zeros((), dtype=torch.float64)
+    added = [sum((part[n].double() for part in parts if n in part), zero) for n in names]
+    return dict(zip(names, torch.stack(added).tolist(), strict=True))
+
+
+def _peaks(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    names = sorted({name for part in parts for name in part})
+    return {n: max(float(part[n]) for part in parts if n in part) for n in names}
+
+
+def _summed(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = sorted({name for part in parts for name in part})
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+
+
+def _odd(tally: Tally) -> list[str]:
+    """The terms and prompts of micro-batches whose value is not finite."""
+    lines = []
+    total = _added(tally.terms)
+    if all(isfinite(value) for value in total.values()):
+        return []
+    for terms, part in zip(tally.terms, tally.rows, strict=True):
+        for label, value in terms.items():
+            if not isfinite(float(value)):
+                ids = sorted({row.prompt.id for row in part.rows})
+                more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+                lines.append(
+                    f"term '{label}' is {float(value)} on {len(part)} rows (prompts "
+                    f"{', '.join(ids[:5])}{more})"
+                )
+    return lines or [f"the sum of the micro-batches is {total}"]
+
+
+def refusal(batch: Batch) -> str:
+    """What to say of a gradient that is not finite."""
+    ids = sorted({row.prompt.id for row in batch.rows})
+    return (
+        f"the gradient is not finite though the loss is, nothing was updated: {len(batch)} rows of "
+        f"prompts {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}."
+    )
