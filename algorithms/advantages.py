@@ -26,6 +26,7 @@ from didact.algorithms.groups import (
     is_flat,
     rank_in_group,
 )
+from didact.core.ranges import NonNegative, Positive, Whole
 
 Scale = Literal["group", "batch", "none"]
 """Divide by the standard deviation of the group, of all rewards of the step, or not at all."""
@@ -36,11 +37,11 @@ def group_norm(
     groups: Tensor,
     *,
     scale: Scale = "group",
-    ddof: int = 1,
-    eps: float = 1e-6,
+    ddof: Whole = 1,
+    eps: NonNegative = 1e-6,
     guard: Guard = "add",
     singleton: Singleton = "raw",
-    flat_below: float = 0.0,
+    flat_below: NonNegative = 0.0,
 ) -> Tensor:
     """(R - mean of the group) / std. GRPO, arXiv:2402.03300 section 4.1.2, as in verl 0.9.1.
 
@@ -83,8 +84,8 @@ def split_norm(
     on_policy: Tensor,
     *,
     scale: Literal["group", "none"] = "group",
-    ddof: int = 1,
-    eps: float = 1e-6,
+    ddof: Whole = 1,
+    eps: NonNegative = 1e-6,
 ) -> Tensor:
     """`group_norm` whose mean and std are those of the on-policy members; all rows get a value.
 
@@ -111,11 +112,11 @@ def leave_one_out(
     groups: Tensor,
     *,
     scale: Scale = "none",
-    ddof: int = 1,
-    eps: float = 1e-6,
+    ddof: Whole = 1,
+    eps: NonNegative = 1e-6,
     guard: Guard = "add",
     singleton: Singleton = "zero",
-    zero_below: float = 0.0,
+    zero_below: NonNegative = 0.0,
 ) -> Tensor:
     """R - mean of the others = (R - group mean) G/(G-1). RLOO, arXiv:2402.14740.
 
@@ -148,7 +149,7 @@ def opo(rewards: Tensor, groups: Tensor, lengths: Tensor) -> Tensor:
     return torch.where(group_size(groups) == 1, rewards, deviation)
 
 
-def gpg(rewards: Tensor, groups: Tensor, *, f_norm: float = 1.0) -> Tensor:
+def gpg(rewards: Tensor, groups: Tensor, *, f_norm: Positive = 1.0) -> Tensor:
     """alpha (R - group mean) / f_norm, alpha = N / rows with a reward other than 0.
 
     GPG, arXiv:2504.02546, as in verl 0.9.1.
@@ -158,7 +159,11 @@ def gpg(rewards: Tensor, groups: Tensor, *, f_norm: float = 1.0) -> Tensor:
 
 
 def pass_at_k(
-    rewards: Tensor, groups: Tensor, *, scale: Literal["group", "none"] = "group", eps: float = 1e-6
+    rewards: Tensor,
+    groups: Tensor,
+    *,
+    scale: Literal["group", "none"] = "group",
+    eps: NonNegative = 1e-6,
 ) -> Tensor:
     """Only the best of a group: (best - second) / (std + eps). arXiv:2503.19595, as in verl 0.9.1.
 
@@ -182,7 +187,7 @@ def asym_re(rewards: Tensor, groups: Tensor, *, shift: float = -0.1) -> Tensor:
 
 
 def opmd(
-    rewards: Tensor, groups: Tensor, *, temperature: float, singleton: Singleton = "raw"
+    rewards: Tensor, groups: Tensor, *, temperature: Positive, singleton: Singleton = "raw"
 ) -> Tensor:
     """R - tau log mean exp(R / tau) over the group. OPMD, arXiv:2501.12599; Trinity-RFT 0.6.0.
 
@@ -212,3 +217,16 @@ def mixed_reward(rewards: Tensor, groups: Tensor) -> Tensor:
     """
     keep = ~is_flat(rewards, groups) | (group_size(groups) == 1)
     return torch.where(keep, rewards, 0.0)
+
+
+def balanced_reward(
+    rewards: Tensor, *, positive: NonNegative = 5.0, negative: NonNegative = 2.0
+) -> Tensor:
+    """positive x share of the others where R > 0, else -negative x share of the others.
+
+    Both sides of the batch then sum to the same up to these factors. In ROVER's maths code
+    (tinnerhrhe/ROVER @ b0fa5878, `compute_rover_outcome_advantage`), not used by its script.
+    """
+    good = rewards > 0
+    share = good.to(rewards.dtype).mean()
+    return torch.where(good, positive * (1 - share), -negative * share)

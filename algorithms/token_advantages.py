@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from didact.algorithms.advantages import group_norm
 from didact.algorithms.groups import (
@@ -22,6 +23,7 @@ from didact.algorithms.groups import (
     subgroups,
 )
 from didact.core.bind import adds
+from didact.core.ranges import Count, NonNegative, Share
 
 
 def at_last_token(values: Tensor, mask: Tensor) -> Tensor:
@@ -51,18 +53,24 @@ def whiten(values: Tensor, mask: Tensor, *, eps: float = 1e-8) -> Tensor:
 
 def discounted_returns(rewards: Tensor, mask: Tensor, *, gamma: float = 1.0) -> Tensor:
     """Reward-to-go sum_{s>=t} gamma^(s-t) r_s over loss tokens, [N, T]."""
-    given = token_rewards(rewards, mask)
-    running = torch.zeros_like(given[:, 0])
-    out = torch.zeros_like(given)
-    for t in reversed(range(given.shape[1])):
-        inside = mask[:, t]
-        running = torch.where(inside, given[:, t] + gamma * running, running)
-        out[:, t] = torch.where(inside, running, 0.0)
-    return out
+    return scanned(token_rewards(rewards, mask), mask, gamma)
+
+
+def scanned(given: Tensor, mask: Tensor, factor: float) -> Tensor:
+    """x_t = given_t + factor x_s over loss tokens, s the next of them; 0 elsewhere, [N, T].
+
+    Token by token from the last, all rows at once; outside the mask x is carried on as it is.
+    """
+    added = torch.where(mask, given, 0.0).t().contiguous().unbind()
+    kept = torch.ones_like(given).masked_fill(mask, factor).t().contiguous().unbind()
+    found = [torch.zeros_like(given[:, 0])]
+    for more, share in zip(reversed(added), reversed(kept), strict=True):
+        found.append(more + share * found[-1])
+    return torch.where(mask, torch.stack(found[:0:-1], 1), 0.0)
 
 
 @adds("advantages", "returns")
-def reinforce_plus_plus(rewards: Tensor, mask: Tensor, *, gamma: float = 1.0) -> dict[str, Tensor]:
+def reinforce_plus_plus(rewards: Tensor, mask: Tensor, *, gamma: Share = 1.0) -> dict[str, Tensor]:
     """Whitened discounted returns. REINFORCE++, arXiv:2501.03262, as in verl 0.9.1."""
     returns = discounted_returns(rewards, mask, gamma=gamma)
     return {"advantages": whiten(returns, mask), "returns": returns}
@@ -79,8 +87,8 @@ def gae(
     mask: Tensor,
     values: Tensor,
     *,
-    gamma: float = 1.0,
-    lam: float = 1.0,
+    gamma: Share = 1.0,
+    lam: Share = 1.0,
     whitened: bool = True,
 ) -> dict[str, Tensor]:
     """Generalised advantage estimation, arXiv:1506.02438 eq. 16, as in verl 0.9.1.
@@ -89,17 +97,19 @@ def gae(
     token as t+1 and 0 after the last. Returns are A + V, before whitening.
     """
     given = token_rewards(rewards, mask)
-    raw = torch.zeros_like(given + values)
-    ahead = torch.zeros_like(raw[:, 0])
-    running = torch.zeros_like(ahead)
-    for t in reversed(range(values.shape[1])):
-        inside = mask[:, t]
-        now = given[:, t] + gamma * ahead - values[:, t] + gamma * lam * running
-        running = torch.where(inside, now, running)
-        ahead = torch.where(inside, values[:, t], ahead)
-        raw[:, t] = torch.where(inside, running, 0.0)
+    delta = given + gamma * _next_value(values, mask) - values
+    raw = scanned(delta, mask, gamma * lam)
     returns = torch.where(mask, raw + values, 0.0)
     return {"advantages": whiten(raw, mask) if whitened else raw, "returns": returns}
+
+
+def _next_value(values: Tensor, mask: Tensor) -> Tensor:
+    """The value at the next loss token after each token, 0 after the last, [N, T]."""
+    end = values.shape[1]
+    places = torch.arange(end, device=mask.device)
+    following = torch.where(mask, places, end).flip(1).cummin(1).values.flip(1)
+    following = pad(following[:, 1:], (0, 1), value=end)
+    return pad(values, (0, 1)).gather(1, following)
 
 
 def remax_tokens(rewards: Tensor, mask: Tensor, baseline: Tensor) -> Tensor:
@@ -114,18 +124,22 @@ def gdpo(
     mask: Tensor,
     *,
     scale: Literal["group", "none"] = "group",
-    eps: float = 1e-6,
+    whitened: Literal["tokens", "responses"] = "tokens",
+    eps: NonNegative = 1e-6,
 ) -> Tensor:
     """Each reward normalised in its group, then summed with weights, then whitened over tokens.
 
-    GDPO, arXiv:2601.05242, as in verl 0.9.1.
+    GDPO, arXiv:2601.05242, as in verl 0.9.1. TRL 1.16.0 (`normalize_then_sum`) whitens over the
+    responses instead, (x - mean) / (std + eps), and has `eps: 1e-4`.
 
     Args:
         reward_parts, reward_weights: [N, K] and [K].
     """
     parts = [group_norm(part, groups, scale=scale, eps=eps) for part in reward_parts.unbind(1)]
     total = (torch.stack(parts, 1) * reward_weights.to(reward_parts.dtype)).sum(1)
-    return whiten(total[:, None] * mask, mask)
+    if whitened == "tokens":
+        return whiten(total[:, None] * mask, mask)
+    return group_norm(total, torch.zeros_like(groups), eps=eps, singleton="zero")
 
 
 @adds("advantages", "returns")
@@ -138,7 +152,7 @@ def optimal_token_baseline(
     *,
     align: Literal["position", "trained"] = "position",
     zero_tail: bool = True,
-    eps: float = 1e-8,
+    eps: NonNegative = 1e-8,
 ) -> dict[str, Tensor]:
     """Reward-to-go minus the variance-optimal baseline of the group at that token. OTB, verl 0.9.1.
 
@@ -153,16 +167,16 @@ def optimal_token_baseline(
     """
     returns = discounted_returns(rewards, mask)
     energy = torch.where(mask, 1 - 2 * old_logprobs.exp() + old_collision, 0.0).cumsum(1)
-    order = (~mask).long().argsort(dim=1, stable=True)
-    if align == "position":
-        order = torch.arange(mask.shape[1], device=mask.device).expand_as(order)
-    inside = mask.gather(1, order)
-    ahead = returns.gather(1, order)
-    weight = torch.where(inside, energy.gather(1, order), 0.0)
+    inside, ahead, order = mask, returns, None
+    if align == "trained":
+        order = (~mask).long().argsort(dim=1, stable=True)
+        inside, ahead, energy = (x.gather(1, order) for x in (mask, returns, energy))
+    weight = torch.where(inside, energy, 0.0)
     baseline = group_sum(ahead * weight, groups) / (group_sum(weight, groups) + eps)
     baseline = torch.where(_no_baseline(mask, groups, zero_tail), 0.0, baseline)
-    centred_ahead = torch.where(inside, ahead - baseline, 0.0)
-    advantages = torch.zeros_like(returns).scatter(1, order, centred_ahead)
+    advantages = torch.where(inside, ahead - baseline, 0.0)
+    if order is not None:
+        advantages = torch.zeros_like(returns).scatter(1, order, advantages)
     return {"advantages": advantages, "returns": returns}
 
 
@@ -188,8 +202,8 @@ def prefix_group_norm(
     *,
     scale: Literal["group", "none"] = "none",
     singleton: Literal["raw", "zero"] = "raw",
-    per_prefix: int = 1,
-    eps: float = 1e-6,
+    per_prefix: Count = 1,
+    eps: NonNegative = 1e-6,
 ) -> Tensor:
     """Own credit for a demonstrated prefix and for its continuation. Prefix-RFT, 2507.01679.
 

@@ -41,7 +41,7 @@ def reads(
     for who, columns in readers:
         for column in sorted(columns):
             split = readout_of(column)
-            if split is not None and split[0] not in ("", "old"):
+            if split is not None and split[0] not in OWN:
                 found.setdefault(split[0], []).append(f"{who}: {column}")
     return found
 
@@ -170,7 +170,7 @@ def _rule_problems(phase: Phase, added: Names, models: set[str]) -> Iterator[tup
         split = readout_of(column)
         if split is None:
             yield spot, f"reads '{column}', but no stage of 'experience' adds it.{makers({column})}"
-        elif split[0] not in ("", "old") and split[0] not in models:
+        elif split[0] not in OWN and split[0] not in models:
             yield spot, f"reads '{column}': {unknown('model', split[0], models)}"
 
 

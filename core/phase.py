@@ -19,6 +19,9 @@ log-probability of the token, entropy of the distribution, value head, mean over
 the log-probabilities, the sum of squared probabilities, and, never with gradient, effective ranks
 of the last hidden states up to every so many tokens."""
 
+OWN = frozenset({"", "old", "now"})
+"""Prefixes of the model that learns: live; before the phase's first step; before each step."""
+
 
 def readout_of(column: str) -> tuple[str, str] | None:
     """Split "ref_logprobs" into ("ref", "logprobs"), "values" into ("", "values").
@@ -104,7 +107,8 @@ class Phase:
         steps = self.epochs * (ceil(len(rows) / self.batch_size) if self.batch_size else 1)
         rows = self._aged(self._frozen(rows, steps, run), run)
         for _ in range(self.epochs):
-            yield from _mini_batches(rows, self.batch_size or len(rows))
+            for batch in _mini_batches(rows, self.batch_size or len(rows)):
+                yield self._now(batch, run)
 
     def _account(self, rows: Sequence[Trajectory], run: Run) -> None:
         """Report whom the phase learns from, and how old it is in weight versions.
@@ -151,7 +155,7 @@ class Phase:
         wanted: dict[str, set[str]] = {}
         for column in self.rule.needs:
             split = readout_of(column)
-            if split is not None and split[0]:
+            if split is not None and split[0] not in ("", "now"):
                 wanted.setdefault(split[0], set()).add(column)
         for prefix, columns in sorted(wanted.items()):
             if prefix == "old":  # of a single step, the live columns are the old ones
@@ -165,6 +169,12 @@ class Phase:
                     f"'{prefix}' (there is: {', '.join(sorted(run.frozen)) or 'none'})."
                 )
         return rows
+
+    def _now(self, batch: Batch, run: Run) -> Batch:
+        """For rules that look at the live policy over the whole mini-batch: one forward more."""
+        split = {column: readout_of(column) for column in self.rule.needs}
+        now = frozenset(column for column, found in split.items() if found and found[0] == "now")
+        return Batch(tuple(run.learners[self.model].freeze(batch.rows, now))) if now else batch
 
 
 def _mini_batches(rows: Sequence[Trajectory], most: int) -> Iterator[Batch]:

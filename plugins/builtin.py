@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from didact.algorithms import (
+    adaptive_clip,
     advantage_variants,
     advantages,
     allotment,
+    consistency,
     credit,
     effective_rank,
     entropy_weighted,
@@ -80,6 +82,7 @@ def register_stages(register: Register) -> None:
     register("steps", steps.Steps)
     register("step_values", steps.StepValues)
     register("pair", pairs.Pair)
+    register("unite", consistency.Unite)
     register("allot_by_accuracy", allotment.AllotByAccuracy)
     register("allot_by_gradient", allotment.AllotByGradient)
 
@@ -154,6 +157,7 @@ def register_advantages(register: Register) -> None:
         advantages.raw_reward,
         advantages.positive_reward,
         advantages.mixed_reward,
+        advantages.balanced_reward,
         advantage_variants.red_drop,
         advantage_variants.red_weight,
         advantage_variants.rank_penalised,
@@ -267,6 +271,8 @@ def register_weights(register: Register) -> None:
 @hookimpl
 def register_rules(register: Register) -> None:
     register("pairwise", pairs.Pairwise)
+    register("consistency", consistency.Consistency)
+    register("balanced_clip", adaptive_clip.BalancedClip)
 
 
 @hookimpl

@@ -43,6 +43,7 @@ REAL = ["task={use: letters}", "prompt.max_tokens=16", f"rewards={{correct: {REW
 """For recipes that name a task of their own: the embedded one instead."""
 
 SMALL = {
+    "bapo": ["phases.rl.when.at_least=128", "phases.rl.draw=64"],
     "bread": [f"experience.3.rollout.reward={REWARD}"],
     "decoupled_ppo": ["phases.rl.when.at_least=128", "phases.rl.draw=64"],
     "letters_base": ["stop=null"],

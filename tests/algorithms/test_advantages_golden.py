@@ -10,6 +10,7 @@ import torch
 from didact.algorithms import advantage_variants as variants
 from didact.algorithms import advantages as adv
 from didact.algorithms import token_advantages as tok
+from didact.algorithms.groups import group_mean
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SCALE = {True: "group", False: "none"}
@@ -21,15 +22,17 @@ def golden(path, *prefixes):
 
     def value(x):
         if isinstance(x, str) and x.startswith("$"):
-            bundle, name = x[1:].split(".")
-            return content["bundles"][bundle][name]
+            bundle, _, name = x[1:].rpartition(".")
+            return content["bundles"][bundle][name] if bundle else content["shared"][name]
         return x
 
     cases = []
     for case in content["cases"]:
         if case["case"].startswith(prefixes):
-            inputs = {k: value(v) for k, v in case["inputs"].items()}
-            cases.append((case["case"], case["args"], inputs, case["outputs"]))
+            inputs, outputs = (
+                {k: value(v) for k, v in case[part].items()} for part in ("inputs", "outputs")
+            )
+            cases.append((case["case"], case["args"], inputs, outputs))
     assert cases, f"no case of {path} starts with {prefixes}"
     return cases
 
@@ -224,6 +227,51 @@ def test_advantages_agree_with_the_methods_own_repositories(case):
         scale = SCALE[args["norm_adv_by_std_in_grpo"]]
         ours = variants.counted_norm(rewards, *counts, scale=scale)
     close(ours[:, None] * mask, outputs["advantages"], 1e-6 if "ada" in name else 1e-7)
+
+
+NFT = golden("update_rules/nft_official.json", "nft/advantage")
+
+
+@pytest.mark.parametrize("case", NFT, ids=ids(NFT))
+def test_nft_reads_the_success_rate_of_the_group(case):
+    """Its baseline's advantages are GRPO's; c and p are what `score` writes of the +-1 rewards."""
+    _, args, inputs, outputs = case
+    rewards, _, mask, groups = batch(inputs)
+    ours = adv.group_norm(rewards, groups, eps=args["epsilon"])
+    close(ours[:, None] * mask, outputs["advantages"])
+    rate = group_mean((rewards > 0).double(), groups)
+    close(rate[:, None].expand_as(mask), outputs["correct_rate"])
+
+
+ROVER = golden("update_rules/rover_official.json", "rover/low", "rover/math")
+
+
+@pytest.mark.parametrize("case", ROVER, ids=ids(ROVER))
+def test_rover_rewards(case):
+    name, args, inputs, outputs = case
+    rewards, mask = t(inputs["token_level_rewards"]).sum(1), t(inputs["eos_mask"])
+    if name.startswith("rover/math"):
+        ours = adv.balanced_reward(rewards)
+    else:
+        groups = torch.tensor(inputs["index"])
+        ours = adv.group_norm(rewards, groups, scale=SCALE[args["norm_adv_by_std_in_grpo"]])
+    close(ours[:, None] * mask, outputs["scores"], 2e-6)  # statistics in float32
+
+
+TRL = golden("update_rules/trl_grpo_losses.json", "advantages/")
+
+
+@pytest.mark.parametrize("case", TRL, ids=ids(TRL))
+def test_several_rewards_are_added_and_normalised_as_in_trl(case):
+    name, args, inputs, outputs = case
+    parts, weights = t(inputs["rewards_per_func"]), t(args["reward_weights"])
+    groups = torch.arange(len(parts)) // args["num_generations"]
+    if "normalize_then_sum" in name:
+        mask = torch.ones(len(parts), 1, dtype=torch.bool)
+        ours = tok.gdpo(parts, weights, groups, mask, whitened="responses", eps=1e-4)
+    else:
+        ours = adv.group_norm(parts @ weights, groups, scale=args["scale_rewards"], eps=1e-4)
+    close(ours, outputs["advantages"])
 
 
 def loop(args, returns):

@@ -16,15 +16,17 @@ from didact.core.types import Problem, Prompt, Trajectory
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 MISC = "verl_misc_losses.json"
+TRL = ("grpo/", "bnpo/", "dr_grpo/", "dapo/", "cispo/", "sapo/", "luspo/", "vespo/")
 FILES = {
     "verl_case": ("verl_policy_losses.json", ""),
     "trinity_case": ("trinity_losses.json", ""),
-    "trl_case": ("trl_grpo_losses.json", ""),
+    "trl_case": ("trl_grpo_losses.json", TRL),
     "mismatch_case": ("trl_grpo_losses.json", "grpo/vllm_is"),
-    "nft_case": ("nft_official.json", ""),
-    "rover_case": ("rover_official.json", ""),
+    "nft_case": ("nft_official.json", "nft/loss"),
+    "rover_case": ("rover_official.json", "rover/update"),
     "repo_case": ("other_repos_losses.json", ""),
-    "paper_case": ("paper_formula_vectors_losses.json", ""),
+    "paper_case": ("paper_formula_vectors_losses.json", "kimi/"),
+    "consistency_case": ("paper_formula_vectors_losses.json", "rec/"),
     "kl_case": (MISC, "kl_penalty"),
     "average_case": (MISC, "agg_loss"),
     "entropy_case": (MISC, "entropy"),

@@ -13,6 +13,7 @@ from didact.algorithms.regularizers import kl_abs
 from didact.algorithms.rules import Bound
 from didact.algorithms.selection import clip_cov, top_covariance
 from didact.algorithms.sequence_level import squared_consistency, trajectory_clip
+from didact.algorithms.weights import stored
 
 
 def entropy_mechanism(term, case):
@@ -88,3 +89,24 @@ def test_kimi_objective_agrees_with_the_papers_formula(compose, paper_case):
         old_logprobs=given["old_log_prob"],
         advantages=(reward - mean).tolist(),
     )
+
+
+def test_pf_ppo_weighs_the_clipped_loss_of_a_response(compose):
+    """swtheing/PF-PPO-RLHF at 6b93abf: responses of weight 0 still count in the mean."""
+    file = compose.golden("update_rules/credit_and_shaping.json")
+    cases = [case for case in file["cases"] if case["case"] == "pf_ppo/weighted_policy_loss"]
+    assert len(cases) == 3
+    for case in cases:
+        bundle, given = file["bundles"][f"seed{case['seed']}"], case["inputs"]
+        clip = {"clip_low": case["args"]["clip_eps"], "clip_high": case["args"]["clip_eps"]}
+        weigh = Bound(stored, {}, {"number": "filter_weight"})
+        compose.agrees(
+            [compose.term(ppo_clip, times=[weigh], average="sequences", **clip)],
+            bundle["mask"],
+            {"logprobs": bundle["new"]},
+            case["outputs"]["loss"],
+            case["outputs"]["grad_log_prob"],
+            old_logprobs=bundle["old"],
+            advantages=bundle["adv_grpo"],
+            filter_weight=given["policy_w"],
+        )
