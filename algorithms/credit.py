@@ -23,9 +23,10 @@ def at_steps(values: Tensor, step_end: Tensor) -> Tensor:
     Rows with fewer than K steps end in NaN.
     """
     ends = step_end.bool()
-    order = (~ends).long().argsort(dim=1, stable=True)[:, : max(int(ends.sum(1).max()), 1)]
-    found = values.gather(1, order)
-    return torch.where(ends.gather(1, order), found, torch.nan)
+    most = max(int(ends.sum(1).max()), 1)
+    rows, places = ends.nonzero(as_tuple=True)
+    out = values.new_full((len(values), most), torch.nan)
+    return out.index_put((rows, ends.cumsum(1)[rows, places] - 1), values[rows, places])
 
 
 def placed(values: Tensor, step_end: Tensor) -> Tensor:
