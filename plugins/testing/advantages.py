@@ -51,11 +51,18 @@ class Step:
 
 
 def step(
-    estimator: Any, example: Example, sizes: Sequence[int] = SIZES, reward: float | None = None
+    estimator: Any,
+    example: Example,
+    sizes: Sequence[int] = SIZES,
+    reward: float | None = None,
+    lengths_of: Sequence[int] = LENGTHS,
 ) -> Step:
-    """Random rewards in groups of these sizes, or one reward for all; masked values are 0."""
+    """Random rewards in groups of these sizes, or one reward for all; masked values are 0.
+
+    Responses have these lengths, in turn.
+    """
     count = sum(sizes)
-    lengths = torch.tensor((LENGTHS * count)[:count])
+    lengths = torch.tensor((list(lengths_of) * count)[:count])
     mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
     draw = torch.Generator().manual_seed(1)
     groups = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
