@@ -24,6 +24,11 @@ def misfits(
     yield from _phase_problems(recipe, stages, phases)
     yield from _unused(recipe, phases)
     yield from _evaluation_problems(recipe)
+    if recipe.staleness and getattr(recipe.learner.params, "offload", False):
+        yield (
+            ("learner", "offload"),
+            "with 'staleness: 1' the learner works while the generator does and never rests.",
+        )
 
 
 def reads(

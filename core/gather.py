@@ -27,8 +27,10 @@ class Gather:
             generator.rest()
         return groups
 
-    def settle(self) -> None:
-        """Nothing is under way between two steps."""
+    def settle(self, run: Run) -> None:
+        """Nothing is under way; let the learners leave memory to the generators, who follow."""
+        for learner in run.learners.values():
+            learner.rest()
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class GatherAhead:
         self._next = self._begin(run, following) if following < self.last else None
         return made.groups
 
-    def settle(self) -> None:
+    def settle(self, run: Run) -> None:
         """Wait for the groups under way: weights may change only after that."""
         if self._next is not None:
             self._next.result()

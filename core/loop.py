@@ -31,7 +31,7 @@ def train(
                 record(run.metrics, phase.name, update)
             run.seconds[f"update {phase.name}"] = time.perf_counter() - began
         began = time.perf_counter()
-        gather.settle()
+        gather.settle(run)
         run.seconds["wait"] = time.perf_counter() - began
         began = time.perf_counter()
         for name, generator in run.generators.items():

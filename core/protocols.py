@@ -67,8 +67,7 @@ class Failed:
 
 
 class RewardProvider(Protocol):
-    """Scores trajectories; `Failed` for those it could not score. Lift a plain function of one
-    trajectory with `each`."""
+    """Scores trajectories, `Failed` where it cannot. `each` lifts a function of one trajectory."""
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> Sequence[float | Failed]: ...
 
@@ -230,9 +229,11 @@ class Learner(Stateful, Protocol):
         """One optimizer step on a mini-batch, in as many micro-batches as memory asks for."""
         ...
 
+    def rest(self) -> None:
+        """Nothing will be learned until there are new samples: leave memory to the generators."""
+
     def scale_lr(self, factor: float) -> None:
         """Multiply every learning rate by this, from now on, on top of its schedule."""
-        ...
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter by name, gathered, in a stable order."""

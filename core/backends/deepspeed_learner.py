@@ -16,6 +16,7 @@ from didact.core.backends.deepspeed_engine import merged, ours, started
 from didact.core.backends.forward import Readouts, Row, unpacked
 from didact.core.backends.optim import NamedAdamW, OptimizerSpec
 from didact.core.backends.scalars import Scalars
+from didact.core.backends.shelf import Shelf
 from didact.core.batch import Batch
 from didact.core.errors import RecipeError, RunError, unknown
 from didact.core.protocols import Names, State, UpdateRule, World
@@ -49,6 +50,8 @@ class DeepSpeedLearner:
         gradient_checkpointing: compute activations again in the backward pass; saves memory.
         logits: most logits made at once (elements, 4 bytes each).
         config: further DeepSpeed settings (offloading, say); merged over ours.
+        offload: between updates keep moments and master copies in the host's memory, and leave the
+            GPU's to the generator; an update then begins and ends with copying them.
         device: "auto" is this process's GPU if there is one.
     """
 
@@ -67,12 +70,14 @@ class DeepSpeedLearner:
         gradient_checkpointing: bool = False,
         logits: Count = 2**27,
         config: Mapping[str, Any] | None = None,
+        offload: bool = False,
         device: str = "auto",
     ) -> None:
         self.model, self.tokenizer = model.to(engines.device(device)), tokenizer
         self.world: World = world or Alone()
         self.stage, self.factor = stage, 1.0
         self.budget, self.reduced = Budget(max_tokens), False
+        self.offload, self.shelf = offload, Shelf(engines.device(device))
         self.watch = frozenset({"entropy"}) if entropy else frozenset()
         self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
         if gradient_checkpointing:
@@ -119,6 +124,11 @@ class DeepSpeedLearner:
                 f"can try again; set learner.max_tokens below {self.budget.tokens}, or {REMEDY}."
             ) from error
 
+    def rest(self) -> None:
+        """Let moments and masters leave the device until the next update, with `offload`."""
+        if self.offload:
+            self.shelf.rest(self._resting())
+
     def scale_lr(self, factor: float) -> None:
         """Multiply every learning rate by this, on top of its schedule."""
         self.factor = factor
@@ -129,10 +139,20 @@ class DeepSpeedLearner:
             rows, columns, self._forward, self.reader, self.budget.tokens, self.world
         )
 
+    def _resting(self) -> Iterator[Tensor]:
+        """What only a step reads; with sharded parameters the buffer of their gradients, too."""
+        if self.engine is not None and self.stage > 0:
+            yield from self._partitions
+        if self.engine is not None and self.stage == 3:
+            yield self.engine.optimizer.grad_partitions_flat_buffer
+        if self.optimizer is not None:
+            yield from self.optimizer.held()
+
     def update(
         self, batch: Batch, rule: UpdateRule, optimizer: str, step: int
     ) -> Mapping[str, float]:
         """One optimizer step; refuses, and changes nothing, if loss or gradient is not finite."""
+        self.shelf.wake()
         adam = self._optimizer(optimizer)
         idle = rule.idle(batch)
         active = [at for at, is_idle in enumerate(idle) if not is_idle]
@@ -210,6 +230,7 @@ class DeepSpeedLearner:
 
     def state_dict(self) -> State:
         """This rank's share of parameters and moments, step counts and random states."""
+        self.shelf.wake()
         parts = self._partitions
         return {
             "stage": self.stage,
@@ -229,6 +250,7 @@ class DeepSpeedLearner:
                 f"the state is of ZeRO stage {wrote[0]} on {wrote[1]} ranks; this run has stage "
                 f"{here[0]} on {here[1]}. Load the saved model instead, or keep both."
             )
+        self.shelf.wake()
         parts = self._partitions
         with torch.no_grad():
             for part, value in zip(parts, state["partitions"], strict=True):

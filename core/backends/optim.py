@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import isfinite, nan
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from didact.core.ranges import NonNegative, Positive, Whole
 from didact.core.schedule import Scalar, value_at
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSpec(BaseModel):
@@ -31,13 +34,13 @@ class OptimizerSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
-    lr: Scalar = 1e-6
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(default=0.0, ge=0)
-    eps: float = Field(default=1e-8, gt=0)
-    clip: float | None = Field(default=1.0, gt=0)
-    warmup: int = Field(default=0, ge=0)
-    skip_above: float | None = Field(default=None, gt=0)
+    lr: Annotated[Scalar, Field(ge=0)] = 1e-6
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: NonNegative = 0.0
+    eps: Positive = 1e-8
+    clip: Positive | None = 1.0
+    warmup: Whole = 0
+    skip_above: Positive | None = None
 
     def lr_at(self, step: int) -> float:
         """The learning rate of its own step, counted from 0."""
@@ -142,13 +145,23 @@ class NamedAdamW(torch.optim.Optimizer):
             self.moments[name][param] = (zeros, zeros.clone(), count)
         return self.moments[name][param]
 
+    def held(self) -> Iterator[Tensor]:
+        """The moments of all optimizers."""
+        for moments in self.moments.values():
+            for first, second, _ in moments.values():
+                yield from (first, second)
+
     def dump(self, params: Iterable[Tensor]) -> dict[str, Any]:
         """Moments in the order of `params` and step counts, as tensors and plain data."""
         order = list(params)
         return {
             "steps": dict(self.steps),
             "moments": {
-                name: [[part.detach().clone() for part in held[p]] for p in order if p in held]
+                name: [
+                    [part.detach().to("cpu", copy=True) for part in held[p]]
+                    for p in order
+                    if p in held
+                ]
                 for name, held in self.moments.items()
             },
         }

@@ -14,6 +14,7 @@ from didact.core.backends.budget import Budget
 from didact.core.backends.forward import Readouts
 from didact.core.backends.optim import NamedAdamW, OptimizerSpec
 from didact.core.backends.scalars import Scalars
+from didact.core.backends.shelf import Shelf
 from didact.core.batch import Batch
 from didact.core.errors import RecipeError, RunError, unknown
 from didact.core.protocols import Names, State, UpdateRule, World
@@ -40,6 +41,8 @@ class TorchLearner:
         entropy: report the mean entropy over loss tokens even if no loss reads it.
         gradient_checkpointing: compute activations again in the backward pass; saves memory.
         logits: most logits made at once (elements, 4 bytes each).
+        offload: between updates keep moments and master copies in the host's memory, and leave the
+            GPU's to the generator; an update then begins and ends with copying them.
         device: "auto" is this process's GPU if there is one.
     """
 
@@ -56,6 +59,7 @@ class TorchLearner:
         entropy: bool = True,
         gradient_checkpointing: bool = False,
         logits: Count = 2**27,
+        offload: bool = False,
         device: str = "auto",
     ) -> None:
         self.model, self.tokenizer = model.to(engines.device(device)), tokenizer
@@ -76,6 +80,12 @@ class TorchLearner:
         self.optimizer = NamedAdamW(self.masters, optimizers) if optimizers else None
         self.scalars = Scalars(optimizers, self.world, self.reader.device)
         self.factor = 1.0
+        self.offload, self.shelf = offload, Shelf(self.reader.device)
+
+    def rest(self) -> None:
+        """Let moments and masters leave the device until the next update, with `offload`."""
+        if self.offload:
+            self.shelf.rest(self._resting())
 
     def scale_lr(self, factor: float) -> None:
         """Multiply every learning rate by this, on top of its schedule."""
@@ -87,10 +97,17 @@ class TorchLearner:
             rows, columns, self.reader.read, self.reader, self.budget.tokens, self.world
         )
 
+    def _resting(self) -> Iterator[Tensor]:
+        if self.masters is not self.params:
+            yield from self.masters
+        if self.optimizer is not None:
+            yield from self.optimizer.held()
+
     def update(
         self, batch: Batch, rule: UpdateRule, optimizer: str, step: int
     ) -> Mapping[str, float]:
         """One optimizer step; refuses, and changes nothing, if loss or gradient is not finite."""
+        self.shelf.wake()
         self._optimizer(optimizer)
         idle = rule.idle(batch)
         active = [at for at, is_idle in enumerate(idle) if not is_idle]
@@ -167,6 +184,7 @@ class TorchLearner:
 
     def state_dict(self) -> State:
         """Parameters, moments, step counts and random states: enough to continue bitwise."""
+        self.shelf.wake()
         return {
             "masters": [master.detach().cpu().clone() for master in self.masters],
             "optimizer": self.optimizer.dump(self.masters) if self.optimizer else {},
@@ -176,6 +194,8 @@ class TorchLearner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave; for a model of the same shape."""
+        self.shelf.wake()
         if [tuple(m.shape) for m in self.masters] != [tuple(m.shape) for m in state["masters"]]:
             raise RunError("the state is of a model of another shape.")
         with torch.no_grad():

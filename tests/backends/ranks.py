@@ -74,8 +74,9 @@ def refused(learner):
 def check(stage, world, folder, tokenizer):
     plain = TorchLearner(moved_model(), tokenizer, TWO, device="cpu")
 
-    def made():
-        settings = {"stage": stage, "max_tokens": 60, "logits": 99 * 20, "device": "cpu"}
+    def made(offload=False):
+        settings = {"stage": stage, "max_tokens": 60, "logits": 99 * 20, "offload": offload}
+        settings["device"] = "cpu"
         return DeepSpeedLearner(moved_model(), tokenizer, TWO, 1.0, world, **settings)
 
     one = made()
@@ -97,9 +98,16 @@ def check(stage, world, folder, tokenizer):
     out["reports"] = max(apart(a, b) for a, b in zip(expected, reports, strict=True))
     out["parameters"] = difference(plain.weights(), one.weights())
     torch.save(state, folder / f"state-{world.rank}.pt")
-    two = made()
+    two = made(offload=True)
     two.load_state_dict(torch.load(folder / f"state-{world.rank}.pt", weights_only=True))
-    steps(two, 2, 5)
+    out["lent"] = []
+    for at in range(2, 5):
+        two.rest()
+        out["lent"].append(sum(host.numel() for _, host in two.shelf.kept.values()))
+        left = [t for t in (*two._resting(),) if t.untyped_storage().nbytes()]
+        two.freeze(mixed_batch().rows, COLUMNS)
+        steps(two, at, at + 1)
+        out["lent"][-1] *= not left
     out["resumed"] = difference(one.weights(), two.weights())
     one.save(folder / f"stage-{stage}")
     weights = kept(one)

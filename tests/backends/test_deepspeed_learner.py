@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("deepspeed")
 from didact.core.backends.deepspeed_engine import merged
 from didact.core.backends.deepspeed_learner import DeepSpeedLearner
+from didact.core.backends.models import load_model
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.errors import RecipeError
 
@@ -47,6 +48,15 @@ def test_reports_and_frozen_columns_agree(found, stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_steps_that_are_not_finite_are_refused_on_every_rank(found, stage):
     assert all(rank[stage]["refused"] for rank in found)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_moments_and_masters_leave_the_device_between_updates(found, stage, spec, tokenizer):
+    """The run that resumes does; in float32, 2 x 2 moments, and from stage 1 masters, too."""
+    model = sum(p.numel() for p in load_model(spec, tokenizer).parameters())
+    for rank in found:
+        least = 4 * (4 + (stage != "stage 0")) * model / (1 if stage == "stage 0" else len(found))
+        assert all(lent >= least for lent in rank[stage]["lent"]), (least, rank[stage]["lent"])
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -107,7 +107,7 @@ def steps(gather, count):
     for run.step in range(count):
         gather(run)
         time.sleep(0.15)  # the update
-        gather.settle()
+        gather.settle(run)
     return time.perf_counter() - began
 
 

@@ -1,0 +1,67 @@
+"""Memory of a device lent out: tensors that wait on the host while nobody reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, UntypedStorage
+
+
+class Shelf:
+    """Keeps the values of resting tensors in host memory, pinned if the device is a GPU.
+
+    A resting tensor stays the same object, and so do all views of it: only its storage is emptied,
+    and filled again on `wake`. In between it must not be touched. On a CPU the values really move
+    too, so what holds there holds for a GPU.
+
+    Args:
+        device: whose memory is lent out; tensors elsewhere stay as they are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.kept: dict[int, tuple[UntypedStorage, Tensor]] = {}
+        self.resting = False
+
+    def rest(self, tensors: Iterable[Tensor]) -> None:
+        """Copy to the host, then give the memory back to the device."""
+        if self.resting:
+            return
+        there: dict[int, tuple[UntypedStorage, Tensor]] = {}
+        for storage in (tensor.untyped_storage() for tensor in tensors):
+            key = storage._cdata
+            if key in there or storage.device.type != self.device.type or not storage.resizable():
+                continue
+            there[key] = (storage, self._copied(storage, self.kept.get(key)))
+        self.kept, self.resting = there, True
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        for storage, _ in there.values():
+            storage.resize_(0)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _copied(
+        self, storage: UntypedStorage, before: tuple[UntypedStorage, Tensor] | None
+    ) -> Tensor:
+        """The bytes of a storage, in the host memory they had the last time if there is any."""
+        size = storage.nbytes()
+        if before is not None and before[1].numel() == size:
+            host = before[1]
+        else:
+            host = torch.empty(size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        return host.copy_(_bytes(storage), non_blocking=True)
+
+    def wake(self) -> None:
+        """Bring everything back to where it was."""
+        if not self.resting:
+            return
+        for storage, host in self.kept.values():
+            storage.resize_(host.numel())
+            _bytes(storage).copy_(host, non_blocking=True)
+        self.resting = False
+
+
+def _bytes(storage: UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
