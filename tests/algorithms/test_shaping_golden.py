@@ -84,7 +84,7 @@ GATES = {"PlanB": "acceleration", "FixTwo": "even", "FixOne": "sum"}
 
 
 @pytest.mark.parametrize("plan", GATES)
-def test_the_rank_bonus_follows_a_running_mean_of_earlier_steps(plan):
+def test_the_rank_bonus_follows_a_running_mean_of_steps(plan):
     ((_, args, _, outputs),) = golden(VERL_ER, f"verl/aux_reward/{plan}")
     shape = rank.HiddenStateShaping(
         gate=GATES[plan], gain=args["modulation_gain"], rate=args["ema_alpha"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from didact.algorithms.value_learning import clipped_value, rover, rover_response
+from didact.core.backends.forward import readout
 
 AVERAGES = {"token-mean": "tokens", "seq-mean-token-mean": "sequences"}
 
@@ -50,3 +51,19 @@ def test_value_loss_agrees_in_value_and_gradient(compose, value_case):
     assert float(value) == pytest.approx(wanted["vf_loss"], abs=1e-7, rel=0)
     expected = torch.tensor(wanted["grad_vpreds"], dtype=torch.float64)
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-7)
+
+
+def test_the_readout_of_rover_is_the_mean_log_probability(compose):
+    """`mean_logprobs` as a learner reads it out; the release works in float32."""
+    file = compose.golden("update_rules/rover_official.json")
+    cases = [case for case in file["cases"] if case["case"] == "rover/mean_log_softmax"]
+    assert cases
+    for case in cases:
+        logits, wanted = (
+            torch.tensor(file["shared"][name[1:]] if isinstance(name, str) else name)
+            for name in (case["inputs"]["logits"], case["outputs"]["value"])
+        )
+        flat = logits.double().flatten(0, -2)
+        targets = torch.zeros(len(flat), dtype=torch.int64)
+        ours = readout("mean_logprobs", flat, flat.logsumexp(-1), targets)
+        torch.testing.assert_close(ours, wanted.double().flatten(), rtol=0, atol=2e-6)
