@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from didact.core import checkpoint
+from didact.core.backends.engines import peak_memory
 from didact.core.errors import RunError
 from didact.core.evaluate import Answered, Evaluation, base_bins, write
 from didact.core.folder import RunFolder
@@ -114,8 +115,10 @@ class Session:
         for name, value in run.metrics.items():
             if not math.isfinite(value):
                 raise RunError(f"step {run.step + 1}: metric '{name}' is {value}.")
-        clocks = run.world.map(lambda items: [seconds for _ in items], range(run.world.size))
-        run.metrics["seconds/step"] = max(clocks)  # all ranks must agree on what was spent
+        whose, peak = peak_memory()
+        own = {"seconds/step": seconds, f"memory/peak_gib/{whose}": peak}
+        ranks = run.world.map(lambda items: [own for _ in items], range(run.world.size))
+        run.metrics |= {name: max(rank[name] for rank in ranks) for name in own}  # all must agree
         run.metrics |= {f"seconds/{name}": spent for name, spent in run.seconds.items()}
         self.spent.add(run.metrics)
         run.metrics |= {f"spent/{axis}": total for axis, total in self.spent.totals.items()}

@@ -1,9 +1,11 @@
-"""What the engines share beside the arithmetic: devices, random states, gradient checkpointing."""
+"""What the engines share beside the arithmetic: devices, memory, random states, checkpointing."""
 
 from __future__ import annotations
 
 import os
 import random
+import resource
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +36,19 @@ def checkpointed(model: Any) -> None:
         raise RecipeError("this model has no gradient checkpointing.")
     body(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
+
+
+def peak_memory() -> tuple[str, float]:
+    """Whose memory, and its peak in GiB: a GPU's since the last call, else this process's so far.
+
+    The GPU's counts what torch has allocated in this process, an engine of vLLM in it included.
+    """
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        torch.cuda.reset_peak_memory_stats()
+        return "gpu", peak
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return "process", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def random_state() -> State:
