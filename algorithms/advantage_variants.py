@@ -18,6 +18,7 @@ from didact.algorithms.groups import (
     subgroups,
 )
 from didact.core.bind import adds
+from didact.core.ranges import Count, NonNegative, Positive, Share, Whole
 
 
 @adds("advantages", "kept")
@@ -27,7 +28,7 @@ def red_drop(
     draws: Tensor,
     *,
     scale: Literal["group", "none"] = "none",
-    eps: float = 1e-6,
+    eps: NonNegative = 1e-6,
 ) -> dict[str, Tensor]:
     """Drop surplus failures at random, then centre on what is kept. RED-Drop, arXiv:2509.24203.
 
@@ -56,7 +57,7 @@ def red_drop(
 
 
 def red_weight(
-    rewards: Tensor, groups: Tensor, *, temperature: float = 1.0, weighted_baseline: bool = False
+    rewards: Tensor, groups: Tensor, *, temperature: Positive = 1.0, weighted_baseline: bool = False
 ) -> Tensor:
     """A exp(A / temperature), A = R - group mean. RED-Weight, arXiv:2509.24203.
 
@@ -78,8 +79,8 @@ def rank_penalised(
     mask: Tensor,
     behavior_logprobs: Tensor,
     *,
-    penalty: float,
-    eps: float = 1e-6,
+    penalty: Share,
+    eps: NonNegative = 1e-6,
 ) -> Tensor:
     """(R - m) / (s + eps) with m and s of R (1 - penalty rank / G). Trinity-RFT 0.6.0 GRPO.
 
@@ -103,9 +104,9 @@ def stratified(
     groups: Tensor,
     strata: Tensor,
     *,
-    alpha: float = 1.0,
-    ddof: int = 1,
-    eps: float = 1e-6,
+    alpha: Share = 1.0,
+    ddof: Whole = 1,
+    eps: NonNegative = 1e-6,
 ) -> Tensor:
     """alpha (R - stratum mean) / (stratum std + eps) + (1 - alpha) GRPO. SAN, arXiv:2510.06214.
 
@@ -152,10 +153,10 @@ def gream(
     rewards: Tensor,
     groups: Tensor,
     *,
-    k: int = 4,
+    k: Count = 4,
     solved_at: float = 1.0,
     scale: Literal["group", "none"] = "group",
-    eps: float = 1e-6,
+    eps: NonNegative = 1e-6,
 ) -> Tensor:
     """GRPO plus `pass_bonus` for rows whose reward is `solved_at`. GREAM (GRRM @ d85bd174)."""
     bonus = pass_bonus(rewards == solved_at, groups, k=k, eps=eps).to(rewards.dtype)
@@ -168,7 +169,7 @@ def counted_norm(
     negatives: Tensor,
     *,
     scale: Literal["group", "none"] = "none",
-    eps: float = 1e-6,
+    eps: NonNegative = 1e-6,
 ) -> Tensor:
     """R - p of *all* samples drawn for the prompt, not only those kept. Reinforce-Ada, 2510.04996.
 

@@ -18,6 +18,7 @@ from didact.algorithms.allocation import (
 from didact.core.bind import adds
 from didact.core.errors import RecipeError
 from didact.core.protocols import Names, Run
+from didact.core.ranges import Count, NonNegative, Share
 from didact.core.types import Group, Trajectory
 
 ALLOTTED = "allotted"
@@ -39,7 +40,7 @@ class Balance:
             where both exist (what the release falls back to under its positive-focused rule).
     """
 
-    keep: int
+    keep: Count
     successes: Literal["half", "sampled"] = "half"
 
     @property
@@ -82,7 +83,7 @@ class AllotByAccuracy:
         standardised: the form for advantages that are divided by their standard deviation.
     """
 
-    most: int = 32
+    most: Count = 32
     schedule: Literal["equal", "weighted"] = "equal"
     standardised: bool = False
 
@@ -131,12 +132,12 @@ class AllotByGradient:
         least_expected: prompts with fewer expected successes get none; 0: all take part.
     """
 
-    per_prompt: int = 8
+    per_prompt: Count = 8
     norm: str = "gradient_norm"
-    alpha: float = 1e-3
+    alpha: NonNegative = 1e-3
     beta: float = 2.0
-    accepted_at_most: float = 0.0
-    least_expected: float = 0.0
+    accepted_at_most: Share = 0.0
+    least_expected: NonNegative = 0.0
 
     @property
     def needs(self) -> Names:

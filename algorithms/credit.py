@@ -15,6 +15,7 @@ from didact.algorithms import shaping
 from didact.algorithms.redistribution import redistributed
 from didact.algorithms.token_advantages import at_last_token
 from didact.core.bind import adds
+from didact.core.ranges import Count, Share
 
 
 def at_steps(values: Tensor, step_end: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def process_advantage(
     prover_start: Tensor,
     *,
     alpha: float = 5.0,
-    best_of: int = 1,
+    best_of: Count = 1,
 ) -> dict[str, Tensor]:
     """Q of the policy + alpha x advantage of the prover, at each step's end. PAV, arXiv:2410.08146.
 
@@ -156,7 +157,7 @@ def return_decomposition(
 
 @adds("reward", "reward_nominal", "reward_robust")
 def robust_ensemble(
-    reward_parts: Tensor, *, nominal: float = 0.4, stds: bool = False
+    reward_parts: Tensor, *, nominal: Share = 0.4, stds: bool = False
 ) -> dict[str, Tensor]:
     """Replace the reward by nominal x surest + (1 - nominal) x lowest of an ensemble of rewards.
 

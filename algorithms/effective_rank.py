@@ -10,6 +10,7 @@ from torch import Tensor
 
 from didact.algorithms.token_advantages import at_last_token
 from didact.core.bind import adds
+from didact.core.ranges import Share
 from didact.core.ranks import effective_rank
 
 Gate = Literal["acceleration", "even", "sum"]
@@ -114,7 +115,7 @@ class HiddenStateShaping:
         gain: float = 2.0,
         gate: Gate = "acceleration",
         kappa: float = 2.0,
-        rate: float = 0.3,
+        rate: Share = 0.3,
         weight: float = 1.0,
     ) -> None:
         self.gain, self.gate, self.kappa = gain, gate, kappa

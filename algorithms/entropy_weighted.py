@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from didact.algorithms.tensors import masked_mean, whole_mini_batch
+from didact.core.ranges import Share
 
 
 def sequence_entropy(entropy: Tensor, mask: Tensor, *, sign: float = -1.0) -> Tensor:
@@ -27,7 +28,7 @@ def sequence_entropy(entropy: Tensor, mask: Tensor, *, sign: float = -1.0) -> Te
 
 
 @whole_mini_batch
-def top_entropy(old_entropy: Tensor, mask: Tensor, *, drop: float = 0.8) -> Tensor:
+def top_entropy(old_entropy: Tensor, mask: Tensor, *, drop: Share = 0.8) -> Tensor:
     """Select the tokens of highest entropy in the whole mini-batch: 1 for them, 0 for the others.
 
     Of the N tokens of the term the floor(drop x N) with the lowest entropy are dropped. Prefix-RFT

@@ -12,6 +12,7 @@ from didact.algorithms.regularizers import kl_abs, kl_k1, kl_k2, kl_k3
 from didact.algorithms.tensors import masked_mean
 from didact.algorithms.token_advantages import token_rewards
 from didact.core.bind import adds
+from didact.core.ranges import NonNegative, Positive
 
 KL = Literal["k1", "abs", "k2", "k3"]
 ESTIMATORS = {"k1": kl_k1, "abs": kl_abs, "k2": kl_k2, "k3": kl_k3}
@@ -24,9 +25,9 @@ def reward_minus_kl(
     old_logprobs: Tensor,
     ref_logprobs: Tensor,
     *,
-    beta: float,
+    beta: NonNegative,
     estimator: KL = "k1",
-    clip: float = torch.inf,
+    clip: NonNegative = torch.inf,
 ) -> dict[str, Tensor]:
     """Token rewards r - beta KL(old || ref): PPO and REINFORCE++ in verl 0.9.1, TRL and OpenRLHF.
 
@@ -65,11 +66,11 @@ class AdaptiveKL:
     def __init__(
         self,
         *,
-        beta: float = 0.001,
-        target: float = 0.1,
-        horizon: float = 10000.0,
+        beta: NonNegative = 0.001,
+        target: Positive = 0.1,
+        horizon: Positive = 10000.0,
         estimator: KL = "k1",
-        clip: float = torch.inf,
+        clip: NonNegative = torch.inf,
     ) -> None:
         self.beta, self.target, self.horizon = beta, target, horizon
         self.estimator: KL = estimator

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from didact.algorithms.tensors import masked_sum, per_token
+from didact.core.ranges import NonNegative, Positive
 
 PromptWeight = Literal["uniform", "dr_grpo", "grpo"]
 
@@ -19,11 +21,11 @@ def nft(
     success_rate: Tensor,
     *,
     prompt_weight: PromptWeight = "dr_grpo",
-    clamp_negative: float = 1.0,
-    clamp_positive: float = 0.0,
-    negative_weight: float = 1.0,
-    rate_floor: float = 0.02,
-    log_ratio_limit: float = 10.0,
+    clamp_negative: NonNegative = 1.0,
+    clamp_positive: NonNegative = 0.0,
+    negative_weight: NonNegative = 1.0,
+    rate_floor: Annotated[float, Field(ge=0, le=0.5)] = 0.02,
+    log_ratio_limit: Positive = 10.0,
 ) -> Tensor:
     """w [c (-log st(r, clamp_positive)) + (1 - c) b (-log st((1 - p r) / (1 - p), clamp_negative))]
 
@@ -58,11 +60,11 @@ def nft_sequence(
     mask: Tensor,
     *,
     prompt_weight: PromptWeight = "uniform",
-    clamp_negative: float = 1.0,
-    clamp_positive: float = 0.0,
-    negative_weight: float = 1.0,
-    rate_floor: float = 0.02,
-    log_ratio_limit: float = 10.0,
+    clamp_negative: NonNegative = 1.0,
+    clamp_positive: NonNegative = 0.0,
+    negative_weight: NonNegative = 1.0,
+    rate_floor: Annotated[float, Field(ge=0, le=0.5)] = 0.02,
+    log_ratio_limit: Positive = 10.0,
 ) -> Tensor:
     """`nft` with the ratio of the whole sequence, one value per sequence on each of its tokens.
 

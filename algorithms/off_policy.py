@@ -17,11 +17,12 @@ from torch import Tensor
 from didact.algorithms.policy_gradient import ppo_clip
 from didact.algorithms.rules import vanishes_with
 from didact.algorithms.tensors import LIMIT, interpolated_logprobs, log_ratio, per_token
+from didact.core.ranges import NonNegative, Positive
 
 
 @vanishes_with("advantages")
 def topr(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, log_ratio_limit: float = LIMIT
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, log_ratio_limit: Positive = LIMIT
 ) -> Tensor:
     """-sg[alpha] A lp, alpha = clip(r, 0, 1) where A <= 0 and 1 elsewhere.
 
@@ -38,7 +39,7 @@ def topr(
 
 @vanishes_with("advantages")
 def sppo(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, epsilon: float = 0.3
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, epsilon: NonNegative = 0.3
 ) -> Tensor:
     """-A (lp - old) 1[1/(1+e) <= r <= 1+e], the simplified policy optimisation of Trinity-RFT
     0.6.0 `sPPOPolicyLossFn`: log-ratio in place of the ratio, and a two-sided gate.
@@ -52,7 +53,7 @@ def sppo(
 
 
 @vanishes_with("advantages")
-def opmd(logprobs: Tensor, advantages: Tensor, *, tau: float = 1.0) -> Tensor:
+def opmd(logprobs: Tensor, advantages: Tensor, *, tau: NonNegative = 1.0) -> Tensor:
     """-A lp / (1 + tau), the simple form of online policy mirror descent.
 
     Trinity-RFT 0.6.0 `OPMDPolicyLossFn`; Kimi k1.5's own loss is
@@ -69,8 +70,8 @@ def saturating_ratio(
     old_logprobs: Tensor,
     advantages: Tensor,
     *,
-    gamma: float = 0.1,
-    log_ratio_limit: float = LIMIT,
+    gamma: Positive = 0.1,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """-A r / (r + gamma): a bounded ratio whose gradient favours unlikely tokens.
 
@@ -91,9 +92,9 @@ def decoupled_clip(
     advantages: Tensor,
     age: Tensor,
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    cap: float = inf,
+    clip_low: NonNegative = 0.2,
+    clip_high: NonNegative = 0.2,
+    cap: Positive = inf,
     space: Literal["log", "probability"] = "log",
 ) -> Tensor:
     """Decoupled PPO whose proximal policy is interpolated instead of read out.

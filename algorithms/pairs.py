@@ -13,6 +13,7 @@ from didact.algorithms.shaping import first_pit
 from didact.core.batch import Batch, together
 from didact.core.errors import RecipeError
 from didact.core.protocols import BoundRule, Names, Run
+from didact.core.ranges import Count, NonNegative, Positive, Share
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Trajectory
 
@@ -36,8 +37,8 @@ class Pair:
             Needs `step_end` too.
     """
 
-    most: int = 1
-    margin: float = 0.0
+    most: Count = 1
+    margin: NonNegative = 0.0
     cut: str | None = None
 
     @property
@@ -100,8 +101,8 @@ class Pairwise:
         mean: the log-ratio is the mean over loss tokens instead of the sum.
     """
 
-    beta: float = 0.1
-    smoothing: float = 0.0
+    beta: Positive = 0.1
+    smoothing: Share = 0.0
     mean: bool = False
 
     @property

@@ -7,11 +7,15 @@ reading `old_logprobs` from `logprobs` is exactly on-policy (r = 1 with gradient
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from didact.algorithms.rules import vanishes_with
 from didact.algorithms.tensors import LIMIT, log_ratio, per_token
+from didact.core.ranges import NonNegative, Positive
 
 
 @vanishes_with("advantages")
@@ -32,7 +36,7 @@ def importance_weighted(
     old_logprobs: Tensor,
     advantages: Tensor,
     *,
-    log_ratio_limit: float = LIMIT,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """-A r, the surrogate without a clip. Trinity-RFT 0.6.0 `ImportanceSamplingLossFn`.
 
@@ -51,11 +55,11 @@ def ppo_clip(
     old_logprobs: Tensor,
     advantages: Tensor,
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    dual_clip: float | None = None,
-    ratio_cap: float | None = None,
-    log_ratio_limit: float = LIMIT,
+    clip_low: NonNegative = 0.2,
+    clip_high: NonNegative = 0.2,
+    dual_clip: Annotated[float, Field(gt=1)] | None = None,
+    ratio_cap: Positive | None = None,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)), the clipped surrogate.
 
@@ -87,11 +91,11 @@ def cispo(
     old_logprobs: Tensor,
     advantages: Tensor,
     *,
-    clip_low: float = 1.0,
-    clip_high: float = 0.28,
-    mask_low: float | None = None,
-    mask_high: float | None = None,
-    log_ratio_limit: float = LIMIT,
+    clip_low: NonNegative = 1.0,
+    clip_high: NonNegative = 0.28,
+    mask_low: NonNegative | None = None,
+    mask_high: NonNegative | None = None,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """-sg[clip(r, 1 - clip_low, 1 + clip_high)] A lp: the weight is clipped, not the gradient.
 
@@ -121,9 +125,9 @@ def sapo(
     old_logprobs: Tensor,
     advantages: Tensor,
     *,
-    temperature_positive: float = 1.0,
-    temperature_negative: float = 1.05,
-    log_ratio_limit: float = LIMIT,
+    temperature_positive: Positive = 1.0,
+    temperature_negative: Positive = 1.05,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """-A sigmoid(tau (r - 1)) 4 / tau, a soft gate in place of the clip.
 
@@ -143,9 +147,9 @@ def sapo_detached(
     old_logprobs: Tensor,
     advantages: Tensor,
     *,
-    temperature_positive: float = 1.0,
-    temperature_negative: float = 1.05,
-    log_ratio_limit: float = LIMIT,
+    temperature_positive: Positive = 1.0,
+    temperature_negative: Positive = 1.05,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """-sg[sigmoid(tau (r - 1)) 4 / tau] A lp, Trinity-RFT 0.6.0 `SAPOPolicyLossFn`.
 
@@ -165,7 +169,9 @@ def _soft_gate(ratio: Tensor, gain: Tensor, positive: float, negative: float) ->
     return torch.sigmoid(tau * (ratio - 1)) * 4 / tau
 
 
-def dro(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, beta: float = 0.5) -> Tensor:
+def dro(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, beta: Positive = 0.5
+) -> Tensor:
     """-(A lp - beta/2 (lp - old)^2), as verl 0.9.1 `compute_policy_loss_dro`.
 
     DRO, arXiv:2405.19107, with the advantage in place of reward minus value. It does not

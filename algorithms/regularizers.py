@@ -13,6 +13,7 @@ from math import inf
 from torch import Tensor
 
 from didact.algorithms.tensors import Level, log_ratio_at
+from didact.core.ranges import Positive
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor, *, straight_through: bool = False) -> Tensor:
@@ -56,8 +57,8 @@ def kl_k3(
     logprobs: Tensor,
     ref_logprobs: Tensor,
     *,
-    log_ratio_limit: float = inf,
-    value_limit: float = inf,
+    log_ratio_limit: Positive = inf,
+    value_limit: Positive = inf,
     straight_through: bool = False,
 ) -> Tensor:
     """exp(-x) + x - 1, unbiased and never negative. GRPO, arXiv:2402.03300 eq. 4; TRL, Trinity.
@@ -97,7 +98,7 @@ def corrected_kl(
     ref_logprobs: Tensor,
     mask: Tensor,
     *,
-    cap: float = inf,
+    cap: Positive = inf,
     level: Level = "token",
 ) -> Tensor:
     """min(r, cap) k3, r = exp(lp - old), with the gradient of both factors: k3 under the policy

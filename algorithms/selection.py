@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from didact.algorithms.tensors import LIMIT, Level, log_ratio_at, per_token, whole_mini_batch
+from didact.core.ranges import NonNegative, Positive, Share
 
 
 @whole_mini_batch
@@ -21,11 +22,11 @@ def clip_cov(
     advantages: Tensor,
     mask: Tensor,
     *,
-    share: float = 2e-4,
+    share: Share = 2e-4,
     cov_low: float = 1.0,
     cov_high: float = 5.0,
-    clip_low: float = 1.0,
-    clip_high: float = 1.0,
+    clip_low: NonNegative = 1.0,
+    clip_high: NonNegative = 1.0,
     seed: float = 0.0,
 ) -> Tensor:
     """0 on a random few tokens of high covariance of advantage and log-probability, 1 elsewhere.
@@ -58,7 +59,7 @@ def clip_cov(
 
 @whole_mini_batch
 def top_covariance(
-    logprobs: Tensor, advantages: Tensor, mask: Tensor, *, share: float = 2e-4
+    logprobs: Tensor, advantages: Tensor, mask: Tensor, *, share: Share = 2e-4
 ) -> Tensor:
     """1 on the max(floor(share n), 1) tokens of highest covariance, 0 elsewhere.
 
@@ -78,7 +79,7 @@ def top_covariance(
 
 
 @whole_mini_batch
-def entropy_quantile(entropy: Tensor, mask: Tensor, *, quantile: float = 0.8) -> Tensor:
+def entropy_quantile(entropy: Tensor, mask: Tensor, *, quantile: Share = 0.8) -> Tensor:
     """1 on tokens whose entropy is at or above the quantile over the mask, 0 elsewhere.
 
     Forking tokens, arXiv:2506.01939; TRL 1.16.0, whose `top_entropy_quantile` is 1 - quantile (its
@@ -100,7 +101,7 @@ def entropy_quantile(entropy: Tensor, mask: Tensor, *, quantile: float = 0.8) ->
 
 @whole_mini_batch
 def second_moment_trust(
-    old_logprobs: Tensor, behavior_logprobs: Tensor, mask: Tensor, *, threshold: float = 0.04
+    old_logprobs: Tensor, behavior_logprobs: Tensor, mask: Tensor, *, threshold: NonNegative = 0.04
 ) -> Tensor:
     """1 on the most tokens of smallest (old - behavior)^2 whose mean is below the threshold.
 
@@ -125,11 +126,11 @@ def normalized_is(
     behavior_logprobs: Tensor,
     mask: Tensor,
     *,
-    cap: float = 2.0,
-    low: float = 0.0,
+    cap: Positive = 2.0,
+    low: NonNegative = 0.0,
     zero_outside: bool = False,
     level: Level = "token",
-    log_ratio_limit: float = LIMIT,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """`truncated_is`, or `icepop` in [low, cap] with `zero_outside`, divided by its mean.
 

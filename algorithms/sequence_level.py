@@ -22,6 +22,7 @@ from didact.algorithms.tensors import (
     masked_sum,
     per_token,
 )
+from didact.core.ranges import NonNegative, Positive
 
 LEAST = log(1e-8)
 
@@ -33,9 +34,9 @@ def gspo(
     advantages: Tensor,
     mask: Tensor,
     *,
-    clip_low: float = 3e-4,
-    clip_high: float = 4e-4,
-    log_ratio_limit: float = 10.0,
+    clip_low: NonNegative = 3e-4,
+    clip_high: NonNegative = 4e-4,
+    log_ratio_limit: Positive = 10.0,
 ) -> Tensor:
     """max(-A r, -A clip(r)) with r_t = sg[s] exp(lp_t - sg[lp_t]): GSPO in its token form.
 
@@ -63,9 +64,9 @@ def trajectory_clip(
     advantages: Tensor,
     mask: Tensor,
     *,
-    clip_low: float = 1 / 11,
-    clip_high: float = 0.1,
-    log_ratio_limit: float = LIMIT,
+    clip_low: NonNegative = 1 / 11,
+    clip_high: NonNegative = 0.1,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """max(-A R, -A clip(R, 1 - clip_low, 1 + clip_high)), R = exp(sum_t x_t), on each token.
 
@@ -90,9 +91,9 @@ def gmpo(
     advantages: Tensor,
     mask: Tensor,
     *,
-    clip_low: float = 0.4,
-    clip_high: float = 0.4,
-    log_ratio_limit: float = LIMIT,
+    clip_low: NonNegative = 0.4,
+    clip_high: NonNegative = 0.4,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """-A exp(mean_t x^_t) on each token, x^ the one-sidedly clipped log-ratio: geometric mean.
 
@@ -118,10 +119,10 @@ def vespo(
     advantages: Tensor,
     mask: Tensor,
     *,
-    power_positive: float = 2.0,
-    rate_positive: float = 3.0,
-    power_negative: float = 3.0,
-    rate_negative: float = 2.0,
+    power_positive: NonNegative = 2.0,
+    rate_positive: NonNegative = 3.0,
+    power_negative: NonNegative = 3.0,
+    rate_negative: NonNegative = 2.0,
 ) -> Tensor:
     """-sg[phi] A lp, phi = W^k exp(rate (1 - W)), W = exp(sum_t x_t): a gamma-shaped weight.
 
@@ -145,11 +146,11 @@ def vespo_corrected(
     advantages: Tensor,
     mask: Tensor,
     *,
-    cap: float = 2.0,
-    power_positive: float = 2.0,
-    rate_positive: float = 3.0,
-    power_negative: float = 3.0,
-    rate_negative: float = 2.0,
+    cap: Positive = 2.0,
+    power_positive: NonNegative = 2.0,
+    rate_positive: NonNegative = 3.0,
+    power_negative: NonNegative = 3.0,
+    rate_negative: NonNegative = 2.0,
 ) -> Tensor:
     """`vespo` with the sampler's mismatch inside W: log W = sum_t x_t + log min(old/behavior, cap).
 
@@ -184,7 +185,7 @@ def squared_consistency(
     advantages: Tensor,
     mask: Tensor,
     *,
-    tau: float = 0.1,
+    tau: NonNegative = 0.1,
 ) -> Tensor:
     """-A_t lp_t + (tau/2) x_t sum_s x_s: per sequence -A log pi + (tau/2) (log pi/pi_old)^2.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from didact.algorithms.rules import vanishes_with
 from didact.algorithms.tensors import per_token
+from didact.core.ranges import NonNegative, Positive
 
 Reshape = Literal["p_div_p", "none", "logp", "p_logp", "square_root", "pow"]
 """The released code's names for what stands where the ratio stood (LUFFY `mix_core_alg.py` at
@@ -23,7 +24,7 @@ def shaped_likelihood(
     advantages: Tensor,
     *,
     reshape: Reshape = "p_div_p",
-    gamma: float = 0.1,
+    gamma: Positive = 0.1,
     log_weight: float = 1.0,
     power: float = 0.5,
     floor: float | None = None,
@@ -59,7 +60,7 @@ def reshaped_ratio(
     advantages: Tensor,
     *,
     reshape: Reshape = "p_div_p",
-    gamma: float = 0.1,
+    gamma: Positive = 0.1,
     log_weight: float = 1.0,
     power: float = 0.5,
 ) -> Tensor:
@@ -98,7 +99,7 @@ def target_likelihood(
     behavior_logprobs: Tensor,
     advantages: Tensor,
     *,
-    eps: float = 1e-6,
+    eps: NonNegative = 1e-6,
     floor: float | None = None,
     ceiling: float | None = None,
 ) -> Tensor:

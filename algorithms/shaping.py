@@ -13,6 +13,7 @@ from torch import Tensor
 
 from didact.algorithms.groups import group_max, group_min
 from didact.core.bind import adds
+from didact.core.ranges import Count, NonNegative
 
 
 def overlong_penalty(
@@ -31,7 +32,7 @@ def overlong_penalty(
 
 @adds("reward", "overlong")
 def shape_overlong(
-    rewards: Tensor, lengths: Tensor, *, max_tokens: int, cache: int, factor: float = 1.0
+    rewards: Tensor, lengths: Tensor, *, max_tokens: Count, cache: Count, factor: NonNegative = 1.0
 ) -> dict[str, Tensor]:
     """Add `overlong_penalty` to the reward, and keep it as the signal "overlong"."""
     penalty = overlong_penalty(lengths, max_tokens=max_tokens, cache=cache, factor=factor)

@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from didact.core.ranges import Fraction, NonNegative, Positive, Share
 
-def negative_log_likelihood(logprobs: Tensor, *, cutoff: float | None = None) -> Tensor:
+
+def negative_log_likelihood(logprobs: Tensor, *, cutoff: Fraction | None = None) -> Tensor:
     """Supervised fine-tuning: -log p of the token.
 
     With `cutoff` c the log-probability is clamped from above at log c, so that tokens the policy
@@ -61,7 +63,7 @@ def uncertainty(logprobs: Tensor) -> Tensor:
     return p * (1 - p)
 
 
-def rarity(logprobs: Tensor, *, gamma: float = 0.1) -> Tensor:
+def rarity(logprobs: Tensor, *, gamma: Positive = 0.1) -> Tensor:
     """Weight gamma p / (p + gamma)^2, without gradient: largest, 1/4, at p = gamma.
 
     Times the likelihood loss it has the gradient of LUFFY's shaped likelihood
@@ -78,7 +80,7 @@ def rarity(logprobs: Tensor, *, gamma: float = 0.1) -> Tensor:
     return shaped * (1 - shaped)
 
 
-def hardness(logprobs: Tensor, *, power: float = 0.5) -> Tensor:
+def hardness(logprobs: Tensor, *, power: NonNegative = 0.5) -> Tensor:
     """Weight (1 - p)^power, without gradient: what the policy finds unlikely counts more.
 
     RL-PLUS, arXiv:2508.00222, multiplies the advantage of demonstration tokens with it, power 1/2
@@ -94,7 +96,7 @@ def hardness(logprobs: Tensor, *, power: float = 0.5) -> Tensor:
     return (1 - logprobs.detach().exp()).clamp(min=0.0) ** power
 
 
-def probability_cap(logprobs: Tensor, *, at_most: float) -> Tensor:
+def probability_cap(logprobs: Tensor, *, at_most: Share) -> Tensor:
     """Weight 1 where p <= at_most and 0 above, without gradient.
 
     `all_max_clip` of LUFFY and Critique-GRPO as released, where the average has a fixed divisor.

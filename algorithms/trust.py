@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from didact.algorithms.tensors import LIMIT, Level, log_ratio_at, masked_mean, per_token
+from didact.core.ranges import NonNegative, Positive
 
 
 def one_sided_trust(
@@ -17,10 +18,10 @@ def one_sided_trust(
     advantages: Tensor,
     mask: Tensor,
     *,
-    low: float = 0.2,
-    high: float = 0.2,
+    low: NonNegative = 0.2,
+    high: NonNegative = 0.2,
     level: Level = "token",
-    log_ratio_limit: float = LIMIT,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """1 where (A >= 0 and r <= 1 + high) or (A <= 0 and r >= 1 - low): where PPO's clip is not.
 
@@ -39,10 +40,10 @@ def two_sided_trust(
     old_logprobs: Tensor,
     mask: Tensor,
     *,
-    low: float = 0.2,
-    high: float = 0.2,
+    low: NonNegative = 0.2,
+    high: NonNegative = 0.2,
     level: Level = "token",
-    log_ratio_limit: float = LIMIT,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """1 where 1 - low <= r <= 1 + high, whatever the advantage. REC-TwoSide, arXiv:2509.24203.
 
@@ -59,12 +60,12 @@ def ring_trust(
     advantages: Tensor,
     mask: Tensor,
     *,
-    low: float = 0.2,
-    high: float = 0.2,
-    outer_low: float = 0.6,
-    outer_high: float = 2.0,
+    low: NonNegative = 0.2,
+    high: NonNegative = 0.2,
+    outer_low: NonNegative = 0.6,
+    outer_high: NonNegative = 2.0,
     level: Level = "token",
-    log_ratio_limit: float = LIMIT,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """1 inside the two-sided region, and again far outside on the side that comes back.
 
@@ -86,8 +87,8 @@ def total_variation_trust(
     old_logprobs: Tensor,
     advantages: Tensor,
     *,
-    low: float = 0.15,
-    high: float = 0.15,
+    low: NonNegative = 0.15,
+    high: NonNegative = 0.15,
     one_sided: bool = True,
 ) -> Tensor:
     """1 unless the token's probability p moved further than allowed, in the advantage's direction.
@@ -113,8 +114,8 @@ def binary_kl_trust(
     old_logprobs: Tensor,
     advantages: Tensor,
     *,
-    low: float = 0.15,
-    high: float = 0.15,
+    low: NonNegative = 0.15,
+    high: NonNegative = 0.15,
 ) -> Tensor:
     """1 unless the binary KL of (token, not token) exceeds the bound in the advantage's direction.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from didact.algorithms.tensors import masked_mean, per_token
+from didact.core.ranges import NonNegative, Positive
 
 
 def squared_error(values: Tensor, returns: Tensor) -> Tensor:
@@ -19,7 +20,7 @@ def squared_error(values: Tensor, returns: Tensor) -> Tensor:
 
 
 def clipped_value(
-    values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float = 0.5
+    values: Tensor, old_values: Tensor, returns: Tensor, *, clip: NonNegative = 0.5
 ) -> Tensor:
     """max((v - R)^2, (clip(v, old - clip, old + clip) - R)^2) / 2, the critic of PPO.
 
@@ -41,9 +42,9 @@ def rover(
     advantages: Tensor,
     mask: Tensor,
     *,
-    temperature: float = 1.0,
-    bootstrap: float = 1.0,
-    clip: float | None = None,
+    temperature: Positive = 1.0,
+    bootstrap: NonNegative = 1.0,
+    clip: Positive | None = None,
 ) -> Tensor:
     """(q_t - sg[A_t + bootstrap V_{t+1}])^2: the policy as the Q of the uniform policy.
 
@@ -76,7 +77,7 @@ def rover_response(
     advantages: Tensor,
     mask: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: Positive = 1.0,
 ) -> Tensor:
     """(mean_t q_t - A)^2 on each token of the response: ROVER without the Bellman step.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from didact.algorithms.tensors import LIMIT, Level, log_ratio_at, masked_mean, masked_sum
+from didact.core.ranges import NonNegative, Positive
 
 
 def importance(
@@ -22,8 +23,8 @@ def importance(
     mask: Tensor,
     *,
     level: Level = "token",
-    cap: float = inf,
-    log_ratio_limit: float = LIMIT,
+    cap: Positive = inf,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """min(pi / pi_old, cap) of the token, the sequence, or its geometric mean.
 
@@ -42,10 +43,10 @@ def truncated_is(
     behavior_logprobs: Tensor,
     mask: Tensor,
     *,
-    cap: float = 2.0,
-    floor: float = 0.0,
+    cap: Positive = 2.0,
+    floor: NonNegative = 0.0,
     level: Level = "token",
-    log_ratio_limit: float = LIMIT,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """clip(pi_old / pi_behavior, floor, cap): truncated importance sampling of the sampler.
 
@@ -67,8 +68,8 @@ def geometric_truncated_is(
     behavior_logprobs: Tensor,
     mask: Tensor,
     *,
-    cap: float = 2.0,
-    log_ratio_limit: float = LIMIT,
+    cap: Positive = 2.0,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """Geometric mean over the sequence of weights that were first truncated per token.
 
@@ -87,10 +88,10 @@ def icepop(
     behavior_logprobs: Tensor,
     mask: Tensor,
     *,
-    low: float = 0.5,
-    high: float = 2.0,
+    low: NonNegative = 0.5,
+    high: NonNegative = 2.0,
     level: Level = "token",
-    log_ratio_limit: float = LIMIT,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """pi_old / pi_behavior where it lies in [low, high], 0 elsewhere.
 
@@ -114,7 +115,7 @@ def rejection(
     over: Literal["token", "sum", "mean", "max"] = "token",
     low: float = 0.0,
     high: float = inf,
-    log_ratio_limit: float = LIMIT,
+    log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """1 where a statistic of the mismatch lies in [low, high], 0 elsewhere; rows or tokens.
 
@@ -156,7 +157,7 @@ def _over(value: Tensor, mask: Tensor, how: Literal["token", "sum", "mean", "max
             return torch.where(mask.any(1), largest, 0.0)
 
 
-def exponential_advantage(advantages: Tensor, *, temperature: float = 1.0) -> Tensor:
+def exponential_advantage(advantages: Tensor, *, temperature: Positive = 1.0) -> Tensor:
     """exp(A / temperature): better samples count more.
 
     RED-Weight of arXiv:2509.24203, Trinity-RFT 0.6.0 (`weight: advantage`); advantage-weighted

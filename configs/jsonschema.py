@@ -62,8 +62,8 @@ def recipe_schema(registry: Registry) -> Json:
     }
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
     _one_or_many(definitions)
-    finite: Json = _finite(whole)
-    return finite
+    written: Json = _written(whole)
+    return written
 
 
 def _own(definition: Mapping[str, Any]) -> Json:
@@ -145,14 +145,22 @@ def _one_or_many(definitions: Json) -> None:
                     properties[key] = {"anyOf": [many, many["items"]]}
 
 
-def _finite(value: Any) -> Any:
-    """Without defaults such as infinity, which JSON cannot say."""
+BOUNDS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+}
+
+
+def _written(value: Any) -> Any:
+    """In JSON Schema's words: bounds of numbers that may be schedules; no infinite defaults."""
     if isinstance(value, Mapping):
         return {
-            key: _finite(item)
+            BOUNDS.get(key, key) if isinstance(item, int | float) else key: _written(item)
             for key, item in value.items()
             if not (isinstance(item, float) and not isfinite(item))
         }
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [_written(item) for item in value]
     return value

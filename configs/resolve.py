@@ -16,6 +16,7 @@ from didact.configs.schema import Recipe
 from didact.core.errors import RecipeError, unknown
 from didact.plugins.manager import load
 from didact.plugins.registry import HOOKS, Entry, Registry
+from didact.plugins.signature import hints_of, shown
 
 
 def checked(
@@ -86,11 +87,9 @@ def _card(entry: Entry) -> str:
     lines = [f"{entry.kind} {entry.name}   (plug-in {entry.origin})", ""]
     lines += [f"  {line}" for line in (inspect.getdoc(entry.factory) or "").split("\n")]
     fields = entry.params.model_fields
-    given = inspect.signature(entry.factory).parameters
-    hints = {name: inspect.formatannotation(given[name].annotation) for name in fields}
-    hints = {name: hint.strip("'") for name, hint in hints.items()}
+    hints = hints_of(entry.factory)
     lines += ["", "  Settings:" if fields else "  No settings."]
     for setting, field in fields.items():
         default = "required" if field.is_required() else f"default {field.default!r}"
-        lines.append(f"    {setting}: {hints[setting]}  ({default})")
+        lines.append(f"    {setting}: {shown(hints[setting])}  ({default})")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from didact.core.backends.models import ModelSpec
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.learned import Learned
 from didact.core.protocols import Sampling
+from didact.core.ranges import Count, Fraction, NonNegative, Positive, Whole
 from didact.core.schedule import Scalar
 from didact.core.where import Range, Where
 from didact.plugins.spec import (
@@ -28,8 +29,6 @@ from didact.plugins.spec import (
     Weight,
 )
 from didact.plugins.strict import Strict
-
-Count = Annotated[int, Field(gt=0)]
 
 TermWeight = Annotated[
     Annotated[Scalar, Tag("scalar")] | Annotated[Learned, Tag("learned")],
@@ -98,8 +97,8 @@ class When(Strict):
 
     at_least: Count = 1
     every: Count = 1
-    first: int = 0
-    last: float = inf
+    first: Whole = 0
+    last: NonNegative = inf
 
 
 class PhaseSpec(Strict):
@@ -129,7 +128,7 @@ class PhaseSpec(Strict):
     epochs: Count = 1
     optimizer: str = "main"
     model: str = "policy"
-    max_age: int | None = None
+    max_age: Whole | None = None
 
     @field_validator("rule", mode="before")
     @classmethod
@@ -140,9 +139,9 @@ class PhaseSpec(Strict):
 class SamplingSpec(Strict):
     """How the policy is sampled. Temperature 0 is greedy; max_tokens is the longest response."""
 
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
+    temperature: NonNegative = 1.0
+    top_p: Fraction = 1.0
+    top_k: Whole = 0
     max_tokens: Count = 256
 
     def made(self) -> Sampling:
@@ -180,9 +179,9 @@ class EvaluationSpec(Strict):
     """
 
     task: Task
-    every: Annotated[int, Field(ge=0)] = 0
+    every: Whole = 0
     greedy: bool = True
-    samples: Annotated[int, Field(ge=0)] = 8
+    samples: Whole = 8
     ks: list[Count] = [1, 8]
     by: list[str] = []
     bins: bool = False
@@ -194,7 +193,7 @@ class EvaluationSpec(Strict):
 class CheckpointSpec(Strict):
     """When the state of the run is written, and how many states are kept. 0: only on signals."""
 
-    every: Annotated[int, Field(ge=0)] = 0
+    every: Whole = 0
     keep: Count = 1
 
 
@@ -210,8 +209,8 @@ class StopSpec(Strict):
 
     metric: str
     at_least: float
-    cooldown: Annotated[int, Field(ge=0)] = 0
-    after: int = 0
+    cooldown: Whole = 0
+    after: Whole = 0
 
 
 class BudgetSpec(Strict):
@@ -223,10 +222,10 @@ class BudgetSpec(Strict):
         seconds: of training, evaluation left out.
     """
 
-    generated_tokens: Annotated[float, Field(gt=0)] | None = None
-    trained_tokens: Annotated[float, Field(gt=0)] | None = None
-    demonstrations: Annotated[float, Field(gt=0)] | None = None
-    seconds: Annotated[float, Field(gt=0)] | None = None
+    generated_tokens: Positive | None = None
+    trained_tokens: Positive | None = None
+    demonstrations: Positive | None = None
+    seconds: Positive | None = None
 
 
 class Recipe(Strict):

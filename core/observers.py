@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from didact.core.ranges import Count
 from didact.core.types import Group, Trajectory
 
 
@@ -63,8 +64,8 @@ class Trajectories:
         self,
         folder: Path,
         keep: Literal["sampled", "all"] = "sampled",
-        groups: int = 2,
-        every: int = 10,
+        groups: Count = 2,
+        every: Count = 10,
     ) -> None:
         self._file = (folder / "trajectories.jsonl").open("a", encoding="utf-8")
         self._groups = groups if keep == "sampled" else None

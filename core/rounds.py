@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from didact.core.errors import RecipeError
 from didact.core.pipeline import Pipeline, unmet
 from didact.core.protocols import Names, Run, Stage
+from didact.core.ranges import Count
 from didact.core.types import Group
 from didact.core.where import Where
 
@@ -29,7 +30,7 @@ class Repeat:
 
     stages: Sequence[Stage]
     until: Where
-    rounds: int = 4
+    rounds: Count = 4
 
     @property
     def needs(self) -> Names:

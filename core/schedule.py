@@ -50,6 +50,25 @@ class Schedule(BaseModel):
             raise ValueError("'steps' must name a value for step 0")
         return self
 
+    def __ge__(self, bound: float) -> bool:
+        """Compared with a number, all of its values are: so ranges of settings hold for it."""
+        return min(self._extremes()) >= bound
+
+    def __gt__(self, bound: float) -> bool:
+        return min(self._extremes()) > bound
+
+    def __le__(self, bound: float) -> bool:
+        return max(self._extremes()) <= bound
+
+    def __lt__(self, bound: float) -> bool:
+        return max(self._extremes()) < bound
+
+    def _extremes(self) -> list[float]:
+        """Values among which are the lowest and the highest that it takes."""
+        shape = self.linear or self.cosine or (self.steps or {}).values() or [self.constant]
+        values = [value for value in shape if value is not None]
+        return [*values, *([self(0)] if self.warmup else [])]
+
     def __call__(self, step: int) -> float:
         if step < self.warmup:
             return self._shape(0) * (step + 1) / self.warmup

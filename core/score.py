@@ -8,6 +8,7 @@ from functools import partial
 
 from didact.core.errors import RewardError
 from didact.core.protocols import Failed, Names, RewardProvider, Run
+from didact.core.ranges import Share
 from didact.core.schedule import Scalar, now, value_at
 from didact.core.types import Group, Trajectory
 from didact.core.where import Where
@@ -51,7 +52,7 @@ class Score:
     solved_by: str | None = None
     solved_at: float = 1.0
     rate_over: Where = SAMPLED
-    tolerate: float = 0.02
+    tolerate: Share = 0.02
 
     @property
     def needs(self) -> Names:

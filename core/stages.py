@@ -19,6 +19,7 @@ from didact.core.protocols import (
     Run,
     Stage,
 )
+from didact.core.ranges import Count
 from didact.core.schedule import now
 from didact.core.types import Group, Trajectory
 from didact.core.where import EVERYTHING, Where
@@ -142,7 +143,7 @@ class Swap:
     """
 
     best: str
-    count: int = 1
+    count: Count = 1
 
     @property
     def needs(self) -> Names:
@@ -268,9 +269,9 @@ class Fill:
         rounds: most draws in one step; too few survivors after that are used and counted.
     """
 
-    groups: int
+    groups: Count
     stages: Sequence[Stage]
-    rounds: int = 4
+    rounds: Count = 4
 
     @property
     def needs(self) -> Names:

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from didact.core.protocols import State
+from didact.core.ranges import Count
 from didact.core.types import Prompt, Trajectory
 from didact.feedback.shelf import Shelf, checked, signal
 
@@ -23,7 +24,7 @@ class Queue:
         capacity: most trajectories; the oldest fall off. None: no limit.
     """
 
-    def __init__(self, capacity: int | None = None) -> None:
+    def __init__(self, capacity: Count | None = None) -> None:
         self.capacity = checked(capacity)
         self._shelf = Shelf()
 
@@ -61,7 +62,7 @@ class Stack:
         capacity: most trajectories; those at the end fall off. None: no limit.
     """
 
-    def __init__(self, capacity: int | None = None) -> None:
+    def __init__(self, capacity: Count | None = None) -> None:
         self.capacity = checked(capacity)
         self._shelf = Shelf()
         self._order: deque[int] = deque()
@@ -101,7 +102,7 @@ class Ring:
         capacity: most trajectories.
     """
 
-    def __init__(self, capacity: int = 4096) -> None:
+    def __init__(self, capacity: Count = 4096) -> None:
         self.capacity = checked(capacity)
         self._shelf = Shelf()
 
@@ -140,7 +141,7 @@ class ByPrompt:
     """
 
     def __init__(
-        self, per_prompt: int = 8, drop: Literal["oldest", "lowest_reward"] = "oldest"
+        self, per_prompt: Count = 8, drop: Literal["oldest", "lowest_reward"] = "oldest"
     ) -> None:
         self.per_prompt = checked(per_prompt)
         self.drop = drop

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import State, TaskSource
+from didact.core.ranges import Count, Fraction, NonNegative, Share, Whole
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Problem
 from didact.feedback.permutation import permuted
@@ -56,14 +57,14 @@ class Prioritized:
     """
 
     task: TaskSource = field(repr=False)
-    prompts: int = 16
+    prompts: Count = 16
     seed: int = 0
-    exponent: float = 1.0
-    floor: float = 0.01
-    rate: float = 0.5
+    exponent: NonNegative = 1.0
+    floor: NonNegative = 0.01
+    rate: Fraction = 0.5
     by: str | None = None
-    first: float = 0.25
-    over: int = 100
+    first: Fraction = 0.25
+    over: Count = 100
     _rates: dict[str, float] = field(default_factory=dict, init=False)
     _places: dict[str, int] = field(default_factory=dict, init=False)
     _draws: int = field(default=0, init=False)
@@ -147,12 +148,12 @@ class Filtered:
     """
 
     task: TaskSource = field(repr=False)
-    prompts: int = 16
+    prompts: Count = 16
     seed: int = 0
-    failed: int = 0
-    solved: int = 2
-    failed_at: float = 0.0
-    solved_at: float = 1.0
+    failed: Whole = 0
+    solved: Whole = 2
+    failed_at: Share = 0.0
+    solved_at: Share = 1.0
     _position: int = field(default=0, init=False)
     _places: dict[str, int] = field(default_factory=dict, init=False)
     _wakes: dict[str, int] = field(default_factory=dict, init=False)

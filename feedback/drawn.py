@@ -8,6 +8,7 @@ from math import log
 from typing import Any, Literal
 
 from didact.core.protocols import State
+from didact.core.ranges import Count, NonNegative
 from didact.core.seeds import seed_of
 from didact.core.types import Prompt, Trajectory
 from didact.feedback.shelf import Shelf, checked, signal
@@ -24,7 +25,7 @@ class Reservoir:
         seed: of both the choice of what stays and the draws.
     """
 
-    def __init__(self, capacity: int = 4096, seed: int = 0) -> None:
+    def __init__(self, capacity: Count = 4096, seed: int = 0) -> None:
         self.capacity = checked(capacity)
         self.seed = seed
         self._shelf = Shelf()
@@ -84,10 +85,10 @@ class Prioritized:
     def __init__(
         self,
         by: str,
-        capacity: int = 4096,
+        capacity: Count = 4096,
         draw: Literal["proportional", "greedy"] = "proportional",
-        alpha: float = 0.6,
-        floor: float = 1e-6,
+        alpha: NonNegative = 0.6,
+        floor: NonNegative = 1e-6,
         seed: int = 0,
     ) -> None:
         self.by, self.draw, self.alpha, self.floor, self.seed = by, draw, alpha, floor, seed

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from didact.core.protocols import Failed, RewardProvider
+from didact.core.ranges import Count
 from didact.core.types import Prompt, Trajectory
 
 
@@ -26,7 +27,7 @@ class SecondTry:
     """
 
     reward: RewardProvider
-    turns: int = 5
+    turns: Count = 5
     message: str = "\nThat is not right. Try once more.\n"
     solved_at: float = 1.0
 

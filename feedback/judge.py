@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from didact.core.backends.endpoint import Endpoint
 from didact.core.backends.server_generator import ServerChat
 from didact.core.protocols import Failed, Request, Run
+from didact.core.ranges import Count, NonNegative, Positive, Whole
 from didact.core.types import Feedback, Trajectory
 from didact.core.words import check_template, filled
 from didact.feedback.policy import ask, sampling_of, seeds_of
@@ -47,12 +48,12 @@ class LlmCritic:
     template: str = TEMPLATE
     model: str | None = None
     url: str | None = None
-    temperature: float = 0.0
-    max_tokens: int = 1024
-    timeout: float = 600.0
-    retries: int = 5
-    wait: float = 600.0
-    concurrency: int = 32
+    temperature: NonNegative = 0.0
+    max_tokens: Count = 1024
+    timeout: Positive = 600.0
+    retries: Whole = 5
+    wait: NonNegative = 600.0
+    concurrency: Count = 32
     key: str = "OPENAI_API_KEY"
 
     def __post_init__(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from didact.core.errors import RecipeError, unknown
 from didact.core.protocols import Environment, Names, Request, Run, Sample, Sampling
+from didact.core.ranges import Count, Fraction, NonNegative, Whole
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Prompt, Trajectory
 
@@ -41,16 +43,16 @@ class PolicySource:
             episode, or "all" of it with the replies.
     """
 
-    n: int = 8
+    n: Count = 8
     model: str = "policy"
     origin: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    max_tokens: int | None = None
+    temperature: NonNegative | None = None
+    top_p: Fraction | None = None
+    top_k: Whole | None = None
+    max_tokens: Count | None = None
     environment: Environment | None = None
-    turns: float | None = None
-    turn_tokens: int | None = None
+    turns: Annotated[float, Field(ge=1)] | None = None
+    turn_tokens: Count | None = None
     timed: bool = False
     read: Literal["last", "all"] = "last"
 

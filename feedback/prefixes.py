@@ -6,13 +6,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from didact.core.errors import RecipeError
 from didact.core.protocols import Failed, Names, Request, RewardProvider, Run, Sampling
+from didact.core.ranges import Count, Fraction, NonNegative, Share, Whole
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Prompt, Trajectory
 from didact.feedback.demonstrations import continued
@@ -62,16 +64,16 @@ class OwnPrefixSource:
         max_tokens: longest response, the beginning included; None: the run's.
     """
 
-    n: int = 8
-    share: float = 0.5
-    decay: float = 0.95
+    n: Count = 8
+    share: Share = 0.5
+    decay: NonNegative = 0.95
     at_least: float = 0.9
-    spread: float = 0.05
+    spread: NonNegative = 0.05
     separator: str = "\n"
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    max_tokens: int | None = None
+    temperature: NonNegative | None = None
+    top_p: Fraction | None = None
+    top_k: Whole | None = None
+    max_tokens: Count | None = None
 
     @property
     def needs(self) -> Names:
@@ -137,14 +139,14 @@ class BranchSource:
     """
 
     reward: RewardProvider
-    n: int = 8
-    parts: int = 4
+    n: Count = 8
+    parts: Annotated[int, Field(ge=2)] = 4
     search: Literal["linear", "binary"] = "binary"
     solved_at: float = 1.0
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    max_tokens: int | None = None
+    temperature: NonNegative | None = None
+    top_p: Fraction | None = None
+    top_k: Whole | None = None
+    max_tokens: Count | None = None
 
     def __post_init__(self) -> None:
         if self.parts < 2 or self.n < 1:

@@ -10,6 +10,7 @@ import torch
 
 from didact.core.errors import RecipeError
 from didact.core.protocols import Names, Request, Run, Sample
+from didact.core.ranges import Count, Fraction, NonNegative, Whole
 from didact.core.types import Group, Problem, Trajectory
 from didact.feedback.policy import ask, sampling_of, seeds_of
 
@@ -51,12 +52,12 @@ class RefinementSource:
     """
 
     template: str = TEMPLATE
-    n: int = 1
+    n: Count = 1
     model: str = "policy"
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    max_tokens: int | None = None
+    temperature: NonNegative | None = None
+    top_p: Fraction | None = None
+    top_k: Whole | None = None
+    max_tokens: Count | None = None
 
     def __post_init__(self) -> None:
         lacking = [name for name in FIELDS if f"{{{name}}}" not in self.template]

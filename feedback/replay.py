@@ -11,6 +11,7 @@ from typing import Literal
 
 from didact.core.errors import RecipeError, unknown
 from didact.core.protocols import ReplayBuffer, Run
+from didact.core.ranges import Count, Whole
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Trajectory
 from didact.feedback.shelf import signal
@@ -44,10 +45,10 @@ class ReplaySource:
     """
 
     buffer: str
-    n: int = 1
+    n: Count = 1
     pick: Literal["newest", "oldest", "random", "highest", "max_variance"] = "newest"
-    at_least: int = 0
-    min_age: int = 0
+    at_least: Whole = 0
+    min_age: Whole = 0
     keep: Sequence[str] = ()
 
     def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:

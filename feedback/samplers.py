@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import State, TaskSource
+from didact.core.ranges import Count
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Problem
 from didact.feedback.permutation import permuted
@@ -26,7 +27,7 @@ class Shuffled:
     """
 
     task: TaskSource = field(repr=False)
-    prompts: int = 16
+    prompts: Count = 16
     seed: int = 0
     _position: int = field(default=0, init=False)
     _waiting: list[int] = field(default_factory=list, init=False)
@@ -76,7 +77,7 @@ class Ordered:
     """
 
     task: TaskSource = field(repr=False)
-    prompts: int = 16
+    prompts: Count = 16
     seed: int = 0
     _position: int = field(default=0, init=False)
 

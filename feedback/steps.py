@@ -10,6 +10,7 @@ import torch
 
 from didact.core.errors import RewardError
 from didact.core.protocols import Failed, Names, Request, RewardProvider, Run
+from didact.core.ranges import Count, NonNegative
 from didact.core.types import Group, Trajectory
 from didact.core.where import EVERYTHING, Where
 from didact.feedback.demonstrations import continued
@@ -72,11 +73,11 @@ class StepValues:
     """
 
     reward: RewardProvider
-    n: int = 4
+    n: Count = 4
     model: str = "policy"
     column: str = "step_value"
     start: str = "start_value"
-    most: float = inf
+    most: NonNegative = inf
     where: Where = EVERYTHING
 
     @property

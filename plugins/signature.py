@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, is_dataclass
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -48,7 +48,7 @@ def params_of(kind: str, factory: Callable[..., Any]) -> type[BaseModel]:
     of any other function all. A parameter annotated with one of our protocols is itself a part.
     """
     is_class = inspect.isclass(factory)
-    hints = get_type_hints(factory.__init__ if is_class else factory)
+    hints = hints_of(factory)
     only_keywords = kind in CALLED and not is_class
     declared: dict[str, Any] = {
         p.name: (_spec(kind, hints.get(p.name, Any)), _default(factory, p))
@@ -68,6 +68,40 @@ def params_of(kind: str, factory: Callable[..., Any]) -> type[BaseModel]:
     return create_model(name, __config__=config, **declared)
 
 
+def hints_of(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a part's parameters, ranges included."""
+    made = factory.__init__ if inspect.isclass(factory) else factory
+    return get_type_hints(made, include_extras=True)
+
+
+def shown(hint: Any) -> str:
+    """A parameter's type as a person reads it: `int >= 1`, `float > 0 | None`, `RewardProvider`."""
+    outer, inner = get_origin(hint), get_args(hint)
+    if outer is Annotated:
+        return f"{shown(inner[0])}{ranges(inner[1:])}"
+    if outer in (Union, UnionType):
+        return " | ".join(map(shown, inner))
+    if hint == protocols.AdvantageEstimator:
+        return "AdvantageEstimator"
+    if outer is Literal:
+        return " | ".join(map(repr, inner))
+    if outer is not None:
+        return f"{outer.__name__}[{', '.join(map(shown, inner))}]"
+    return "None" if hint is NoneType else getattr(hint, "__name__", str(hint))
+
+
+def ranges(metadata: Iterable[Any]) -> str:
+    """The bounds among a type's annotations: " >= 0 <= 1"."""
+    bounds = [bound for item in metadata for bound in getattr(item, "metadata", [item])]
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return "".join(
+        f" {sign} {getattr(bound, name):g}"
+        for bound in bounds
+        for name, sign in signs.items()
+        if hasattr(bound, name)
+    )
+
+
 def _spec(kind: str, hint: Any) -> Any:
     """The type a recipe's value must have: protocols become parts, floats may be schedules."""
     if hint is float and kind in CALLED | {"source"}:
@@ -75,6 +109,8 @@ def _spec(kind: str, hint: Any) -> Any:
     if _hashable(hint) and hint in SPECS:
         return SPECS[hint]
     outer, arguments = get_origin(hint), get_args(hint)
+    if outer is Annotated:
+        return Annotated[_spec(kind, arguments[0]), *arguments[1:]]
     inner = tuple(_spec(kind, a) for a in arguments)
     if outer in (Union, UnionType):
         return Union[inner]  # noqa: UP007

@@ -10,6 +10,7 @@ from didact.core.backends.endpoint import Endpoint
 from didact.core.backends.server_generator import ServerChat
 from didact.core.errors import RecipeError
 from didact.core.protocols import Failed
+from didact.core.ranges import Count, NonNegative, Positive, Whole
 from didact.core.types import Trajectory
 from didact.core.words import check_template, filled
 
@@ -49,12 +50,12 @@ class Judge:
     low: float = 0.0
     high: float = 10.0
     model: str | None = None
-    temperature: float = 0.0
-    max_tokens: int = 512
-    timeout: float = 600.0
-    retries: int = 5
-    wait: float = 600.0
-    concurrency: int = 32
+    temperature: NonNegative = 0.0
+    max_tokens: Count = 512
+    timeout: Positive = 600.0
+    retries: Whole = 5
+    wait: NonNegative = 600.0
+    concurrency: Count = 32
     key: str = "OPENAI_API_KEY"
 
     def __post_init__(self) -> None:

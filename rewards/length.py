@@ -8,11 +8,14 @@ from collections.abc import Sequence
 
 from didact.core.errors import RewardError
 from didact.core.protocols import Failed, RewardProvider
+from didact.core.ranges import Count, NonNegative
 from didact.core.types import Trajectory
 from didact.core.world import current
 
 
-def overlong(trajectory: Trajectory, *, limit: int, cache: int, greatest: float = 1.0) -> float:
+def overlong(
+    trajectory: Trajectory, *, limit: Count, cache: Count, greatest: NonNegative = 1.0
+) -> float:
     """Soft overlong punishment, DAPO (arXiv:2503.14476) equation 13, times `greatest`.
 
     0 up to `limit - cache` tokens, then falling linearly to -greatest at `limit`; it stays there.
@@ -28,7 +31,7 @@ def overlong(trajectory: Trajectory, *, limit: int, cache: int, greatest: float 
     return -greatest * min(max(excess / cache, 0.0), 1.0)
 
 
-def linear_length(trajectory: Trajectory, *, per: int = 1000) -> float:
+def linear_length(trajectory: Trajectory, *, per: Count = 1000) -> float:
     """Minus the length: `-tokens / per`; scale it by the reward's weight.
 
     Args:
@@ -86,7 +89,7 @@ def cosine_length(
     /,
     *,
     correct: RewardProvider,
-    limit: int,
+    limit: Count,
     solved_at: float = 1.0,
     right_short: float = 1.0,
     right_long: float = 0.5,

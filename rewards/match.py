@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from didact.core.errors import RewardError
+from didact.core.ranges import NonNegative
 from didact.core.types import Trajectory
 from didact.rewards.extract import How, choice, final
 from didact.rewards.notation import read_number, same_number
@@ -35,8 +36,8 @@ def numeric_match(
     trajectory: Trajectory,
     *,
     extract: How = "number",
-    absolute: float = 0.0,
-    relative: float = 0.0,
+    absolute: NonNegative = 0.0,
+    relative: NonNegative = 0.0,
     complete: bool = False,
 ) -> float:
     """1.0 if the extracted answer is a number within `max(absolute, relative |answer|)` of it.

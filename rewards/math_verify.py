@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from didact.core.errors import RewardError
 from didact.core.protocols import Failed
+from didact.core.ranges import Count, Positive
 from didact.core.types import Trajectory
 from didact.rewards.extract import How
 from didact.rewards.match import answers
@@ -45,8 +46,8 @@ class MathVerify:
         counts: "graded", and of these "timeouts" and "exhausted"; and "failed".
     """
 
-    workers: int = 2
-    seconds: float = 5.0
+    workers: Count = 2
+    seconds: Positive = 5.0
     extract: How = "auto"
     require: Literal["nothing", "think"] = "nothing"
     compare: Literal["either", "math_verify"] = "either"

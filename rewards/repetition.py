@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from didact.core.ranges import Count, NonNegative
 from didact.core.types import Trajectory
 
 
 def repetition(
     trajectory: Trajectory,
     *,
-    n: int = 3,
-    greatest: float = 1.0,
+    n: Count = 3,
+    greatest: NonNegative = 1.0,
     unit: Literal["tokens", "words"] = "words",
 ) -> float:
     """Minus the share of n-grams that occurred before: `-greatest (1 - distinct / all)`.

@@ -12,6 +12,7 @@ from didact.core.backends import attention, engines
 from didact.core.backends.sampling import draw, uniforms
 from didact.core.errors import RunError
 from didact.core.protocols import Learner, Request, Sample, Sampling
+from didact.core.ranges import Count
 
 SHRINK = 0.875
 """Finished rows leave the cache when at most this share of its rows is still decoding."""
@@ -35,7 +36,7 @@ class HFGenerator:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, max_batch: int = 131072, device: str = "auto"
+        self, model: Any, tokenizer: Any, *, max_batch: Count = 131072, device: str = "auto"
     ) -> None:
         self.model = model.requires_grad_(False).eval().to(engines.device(device))
         if str(self.model.config._attn_implementation).startswith("flash"):

@@ -11,6 +11,7 @@ import torch
 from didact.core.backends.endpoint import Endpoint
 from didact.core.errors import RunError
 from didact.core.protocols import Learner, Request, Sample, Sampling
+from didact.core.ranges import Count, NonNegative, Positive, Whole
 
 Message = Mapping[str, str]
 FIRST_CONTACT = 10.0
@@ -39,10 +40,10 @@ class ServerGenerator:
         url: str,
         fixed: bool = False,
         served: str | None = None,
-        timeout: float = 600.0,
-        retries: int = 5,
-        wait: float = 600.0,
-        concurrency: int = 256,
+        timeout: Positive = 600.0,
+        retries: Whole = 5,
+        wait: NonNegative = 600.0,
+        concurrency: Count = 256,
         key: str = "OPENAI_API_KEY",
     ) -> None:
         self.endpoint = Endpoint(url, timeout, retries, wait, concurrency, key)

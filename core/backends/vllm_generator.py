@@ -14,6 +14,7 @@ from didact.core.backends.models import ModelSpec
 from didact.core.backends.probe import Probe, differing, said
 from didact.core.errors import RunError
 from didact.core.protocols import Learner, Request, Sample, Sampling, World
+from didact.core.ranges import Count, Fraction, Positive
 from didact.core.world import Alone
 
 THRESHOLDS = {torch.float32: 1e-4, torch.bfloat16: 0.03}
@@ -62,17 +63,17 @@ class VllmGenerator:
         temperature: float = 1.0,
         world: World | None = None,
         *,
-        gpu_memory: float = 0.4,
-        kv_cache_gib: float | None = None,
-        max_model_len: int | None = None,
-        max_sequences: int = 256,
-        tensor_parallel: int = 1,
+        gpu_memory: Fraction = 0.4,
+        kv_cache_gib: Positive | None = None,
+        max_model_len: Count | None = None,
+        max_sequences: Count = 256,
+        tensor_parallel: Count = 1,
         enforce_eager: bool = False,
         dtype: Literal["float32", "bfloat16"] | None = None,
         separate_process: bool = False,
         sleep: bool = False,
         sync: Literal["auto", "reload", "ipc"] = "auto",
-        bucket_mib: int = 256,
+        bucket_mib: Count = 256,
         seeded: bool = True,
         probe: float | Literal["auto"] | None = "auto",
         tensors: bool = False,

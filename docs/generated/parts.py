@@ -8,6 +8,7 @@ from functools import partial
 from didact.core.bind import adds_of, columns_of
 from didact.plugins import hookspecs
 from didact.plugins.registry import HOOKS, Entry
+from didact.plugins.signature import hints_of, shown
 from didact.plugins.spec import RESERVED
 from generated.site import Site
 from generated.text import code, docstring, fenced, plain, table
@@ -95,10 +96,10 @@ def _reads(entry: Entry) -> str:
 
 def _settings(entry: Entry, said: dict[str, str]) -> str:
     fields = entry.params.model_fields
-    given = inspect.signature(entry.factory).parameters
+    hints = hints_of(entry.factory)
     rows = []
     for name, field in fields.items():
-        hint = inspect.formatannotation(given[name].annotation).strip("'")
+        hint = shown(hints[name])
         default = "required" if field.is_required() else code(_default(field))
         rows.append((code(name), code(hint), default, plain(said.get(name, ""))))
     return table(("setting", "type", "default", ""), rows) or "No settings.\n"

@@ -15,6 +15,7 @@ from didact.configs import document, schema
 from didact.core import schedule, where
 from didact.core.backends.models import ModelSpec
 from didact.core.backends.optim import OptimizerSpec
+from didact.plugins.signature import ranges
 from didact.plugins.spec import Stage, Use
 from generated.text import code, docstring, fenced, plain, table
 
@@ -73,7 +74,8 @@ def _section(model: type[BaseModel]) -> str:
         if name in ("params", "root"):
             continue
         required = "required" if field.is_required() else code(_default(field))
-        rows.append((code(name), shown(field.annotation), required, plain(said.get(name, ""))))
+        kind = shown(field.annotation) + plain(ranges(field.metadata))
+        rows.append((code(name), kind, required, plain(said.get(name, ""))))
     return text + table(("key", "type", "default", ""), rows)
 
 
@@ -94,7 +96,7 @@ def shown(hint: Any) -> str:
         return "number or [schedule](#schedule)"
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return shown(arguments[0])
+        return shown(arguments[0]) + plain(ranges(arguments[1:]))
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(shown(a) for a in arguments if a is not type(None)))
     if origin is Literal:

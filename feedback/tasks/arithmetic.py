@@ -8,6 +8,7 @@ from random import Random
 from typing import Literal
 
 from didact.core.errors import RecipeError
+from didact.core.ranges import Count, Share
 from didact.core.seeds import seed_of
 from didact.core.types import Problem
 from didact.feedback.tasks.procedural import (
@@ -50,9 +51,9 @@ class Arithmetic:
     operations: Sequence[Operation] = ("+", "-", "*")
     levels: Sequence[int] = (1, 2, 3, 4)
     mix: Mapping[int, float] | None = None
-    size: int = 1_000_000
+    size: Count = 1_000_000
     seed: int = 0
-    wrong: float = 0.0
+    wrong: Share = 0.0
 
     def __post_init__(self) -> None:
         check_settings(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from random import Random
 
 from didact.core.errors import DataError, RecipeError
+from didact.core.ranges import Count
 from didact.core.seeds import seed_of
 from didact.core.types import Problem
 from didact.feedback.tasks.atoms import ATOMS, Atom, word
@@ -53,7 +54,7 @@ class Compositions:
     mix: Mapping[int, float] | None = None
     described: bool = False
     template: str = QUESTION
-    size: int = 1_000_000
+    size: Count = 1_000_000
     seed: int = 0
 
     def __post_init__(self) -> None:

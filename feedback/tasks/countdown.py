@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Annotated
+
+from pydantic import Field
 
 from didact.core.errors import RecipeError
+from didact.core.ranges import Count, Share, Whole
 from didact.core.seeds import seed_of
 from didact.core.types import Problem
 from didact.feedback.tasks.procedural import Split, check_settings, in_range, level_of, split_of
@@ -44,12 +48,12 @@ class Countdown:
     split: Split = "train"
     levels: Sequence[int] = (2, 3, 4)
     mix: Mapping[int, float] | None = None
-    highest: int = 20
-    backtracks: int = 0
+    highest: Annotated[int, Field(ge=10)] = 20
+    backtracks: Whole = 0
     template: str = "{numbers}={target}\n"
-    size: int = 1_000_000
+    size: Count = 1_000_000
     seed: int = 0
-    wrong: float = 0.0
+    wrong: Share = 0.0
 
     def __post_init__(self) -> None:
         check_settings(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from didact.core.errors import DataError, unknown
+from didact.core.ranges import Count
 from didact.core.where import EVERYTHING, Where
 from didact.feedback.tasks.columns import Columns
 from didact.feedback.tasks.rows import Located, Table, table
@@ -20,7 +21,7 @@ def json_lines(
     path: str,
     columns: Columns = DEFAULT,
     template: str = "{question}",
-    limit: int | None = None,
+    limit: Count | None = None,
     where: Where = EVERYTHING,
     skip_bad: bool = False,
 ) -> Table:
@@ -47,7 +48,7 @@ def comma_separated(
     path: str,
     columns: Columns = DEFAULT,
     template: str = "{question}",
-    limit: int | None = None,
+    limit: Count | None = None,
     where: Where = EVERYTHING,
     skip_bad: bool = False,
 ) -> Table:
@@ -66,7 +67,7 @@ def parquet(
     path: str,
     columns: Columns = DEFAULT,
     template: str = "{question}",
-    limit: int | None = None,
+    limit: Count | None = None,
     where: Where = EVERYTHING,
     skip_bad: bool = False,
 ) -> Table:
@@ -95,7 +96,7 @@ def hub(
     revision: str | None = None,
     columns: Columns = DEFAULT,
     template: str = "{question}",
-    limit: int | None = None,
+    limit: Count | None = None,
     where: Where = EVERYTHING,
     skip_bad: bool = False,
 ) -> Table:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from didact.core.errors import RecipeError, RewardError, unknown
+from didact.core.ranges import Count
 from didact.core.types import Problem, Trajectory
 from didact.feedback.tasks.procedural import SPLITS, Split, in_range
 
@@ -38,7 +39,7 @@ class Gym:
     dataset: str
     settings: Mapping[str, Any] | None = None
     split: Split = "train"
-    size: int = 10_000
+    size: Count = 10_000
     seed: int = 0
     template: str = "{question}"
 

@@ -11,6 +11,7 @@ from random import Random
 
 from didact.core.errors import RecipeError, unknown
 from didact.core.protocols import TaskSource
+from didact.core.ranges import Count
 from didact.core.seeds import seed_of
 from didact.core.types import Problem
 
@@ -35,7 +36,7 @@ class Mixture:
 
     tasks: Mapping[str, TaskSource]
     weights: Mapping[str, float] | None = None
-    size: int | None = None
+    size: Count | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

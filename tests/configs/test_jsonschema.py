@@ -8,6 +8,7 @@ import pytest
 from didact import hookimpl
 from didact.configs.document import PACKAGED, REMOVE, parse
 from didact.configs.jsonschema import recipe_schema
+from didact.configs.resolve import described
 from didact.plugins.manager import load
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -74,6 +75,10 @@ def test_a_whole_recipe_is_valid(check):
         {"task": {"use": "letters", "sizes": 3}},
         {"task": {"sizes": 3}},
         {"sampler": {"use": "ordered", "prompts": "all"}},
+        {"sampler": {"use": "ordered", "prompts": 0}},
+        {"optimizers": {"main": {"lr": -1}}},
+        {"phases": {"rl": {"rule": {"use": "ppo_clip", "clip_low": -1}}}},
+        {"experience": [{"rollout": {"use": "policy", "top_p": 0}}]},
         {"rewards": {"right": {"use": "letters_answer", "wieght": 1}}},
         {"rewards": {"right": {"use": "letters_answer", "weight": {"linaer": [0, 1]}}}},
         {"experience": ["scroe"]},
@@ -117,3 +122,9 @@ def test_descriptions_are_the_parts_own(check):
         if "glow" in part.get("properties", {}).get("use", {}).get("enum", ())
     ]
     assert found["description"] == "-heat log p."
+
+
+def test_a_description_of_a_part_shows_the_ranges_of_its_settings():
+    assert "dual_clip: float > 1 | None  (default None)" in described("loss:ppo_clip")
+    assert "n: int >= 1  (default 8)" in described("source:policy")
+    assert "gamma: float >= 0 <= 1  (default 1.0)" in described("advantage:gae")

@@ -142,3 +142,67 @@ def test_a_resolved_recipe_is_a_recipe(tmp_path, name):
     file = tmp_path / "again.yaml"
     file.write_text(text, encoding="utf-8")
     assert expanded(file) == text
+
+
+RANGES = """\
+extends: relift
+sampler: {use: shuffled, prompts: 0}
+sampling:
+  top_p: 1.5
+  top_k: -1
+  max_tokens: 0
+optimizers:
+  main: {lr: -1, betas: [0.9, 1], weight_decay: -1, clip: -1}
+  sft: {lr: {cosine: [0.1, -0.1], over: 5}}
+experience:
+  - rollout: {use: policy, n: 0, temperature: -1, top_p: 0, turns: 0}
+  - score: {tolerate: 2}
+  - rollout: {use: demonstrations, n: 0}
+  - advantage: {use: group_norm, eps: -1}
+phases:
+  rl:
+    when: {first: -1}
+    rule: {use: ppo_clip, clip_low: {linear: [0.2, -0.1], over: 9}, dual_clip: 1}
+  sft:
+    pool: {capacity: 0}
+"""
+
+
+def test_a_value_out_of_its_range_is_refused_with_its_place(tmp_path, registry):
+    lines = mistakes(tmp_path, registry, RANGES)
+    expected = [
+        ("2: sampler.prompts", "greater than or equal to 1"),
+        ("4: sampling.top_p", "less than or equal to 1"),
+        ("5: sampling.top_k", "greater than or equal to 0"),
+        ("6: sampling.max_tokens", "greater than or equal to 1"),
+        ("8: optimizers.main.lr", "greater than or equal to 0"),
+        ("8: optimizers.main.betas.1", "less than 1"),
+        ("8: optimizers.main.weight_decay", "greater than or equal to 0"),
+        ("8: optimizers.main.clip", "greater than 0"),
+        ("9: optimizers.sft.lr", "greater than or equal to 0"),
+        ("11: experience.0.rollout.source.n", "greater than or equal to 1"),
+        ("11: experience.0.rollout.source.temperature", "greater than or equal to 0"),
+        ("11: experience.0.rollout.source.top_p", "greater than 0"),
+        ("11: experience.0.rollout.source.turns", "greater than or equal to 1"),
+        ("12: experience.1.score.tolerate", "less than or equal to 1"),
+        ("13: experience.2.rollout.source.n", "greater than or equal to 1"),
+        ("14: experience.3.advantage.estimator.eps", "greater than or equal to 0"),
+        ("17: phases.rl.when.first", "greater than or equal to 0"),
+        ("18: phases.rl.rule.0.clip_low", "greater than or equal to 0"),
+        ("18: phases.rl.rule.0.dual_clip", "greater than 1"),
+        ("20: phases.sft.pool.capacity", "greater than or equal to 1"),
+    ]
+    told = "\n".join(lines)
+    for place, words in expected:
+        assert f"mine.yaml:{place}: Input should be {words}" in told, f"{place} {words}\n{told}"
+    assert len(lines) == len(expected), told
+
+
+def test_a_schedule_within_the_range_is_taken(tmp_path, registry):
+    file = tmp_path / "mine.yaml"
+    text = (
+        "extends: grpo\nphases: {rl: {rule: {use: ppo_clip, clip_low: {linear: [0, 1], over: 9}}}}"
+    )
+    file.write_text(text, encoding="utf-8")
+    (rule,) = check(read(file), registry).phases["rl"].rule
+    assert rule.params.clip_low.linear == (0.0, 1.0)
