@@ -32,7 +32,7 @@ def at_steps(values: Tensor, step_end: Tensor) -> Tensor:
 
 def placed(values: Tensor, step_end: Tensor) -> Tensor:
     """The inverse of `at_steps`: numbers [N, K] on the tokens that end a step, 0 elsewhere."""
-    return redistributed(values.nan_to_num(), step_end.bool())
+    return redistributed(values, step_end.bool())
 
 
 @adds("token_rewards")
@@ -119,7 +119,7 @@ def turn_progress(
     """
     ends = shaping.turn_ends(mask)
     score = shaping.progress_score(progress, grounding, alpha=alpha, beta=beta)
-    turns = at_steps(score, ends).nan_to_num()
+    turns = at_steps(score, ends)
     return {"token_rewards": shaping.turn_rewards(turns, mask, countdown=countdown)}
 
 

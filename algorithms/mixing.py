@@ -30,11 +30,11 @@ def by_success(success_rate: Tensor, *, coefficients: Sequence[float]) -> Tensor
     size = len(coefficients) - 1
     counts = success_rate.double() * size
     nearest = counts.round().clamp(0, size)
-    if bool((counts - nearest).abs().gt(1e-3).any()):
+    odd = ~((counts - nearest).abs() <= 1e-3)  # also what is no number
+    if bool(odd.any()):
         raise ValueError(
             f"by_success: {len(coefficients)} coefficients are for groups of {size}, but a success "
-            f"rate of {float(success_rate[(counts - nearest).abs().argmax()]):.4f} is no multiple "
-            f"of 1/{size}"
+            f"rate of {float(success_rate[odd][0]):.4f} is no multiple of 1/{size}"
         )
     table = torch.tensor(list(coefficients), dtype=torch.float64, device=success_rate.device)
     return table[nearest.long()].to(success_rate.dtype)
