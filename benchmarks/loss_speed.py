@@ -24,7 +24,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from workload import HALF_BILLION, Taken, clock_of, machine, mask_of, natural_lengths
+from clocks import Taken, clock_of, machine
+from workload import HALF_BILLION, mask_of, natural_lengths
 
 from didact.algorithms.rules import Bound, Sum, Term
 from didact.core.annotate import Annotate

@@ -16,9 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
+
+from clocks import steps_into, timed
 
 W2 = {
     "tokenizer": "characters",
@@ -36,30 +37,12 @@ W2 = {
 }
 
 
-def timed(owner: type, name: str, label: str, spent: dict[str, float]) -> None:
-    """Add the time spent in a method to `spent[label]`; nested calls count once."""
-    inner = getattr(owner, name)
-    depth = [0]
-
-    def call(*arguments, **keywords):
-        depth[0] += 1
-        began = time.perf_counter()
-        try:
-            return inner(*arguments, **keywords)
-        finally:
-            depth[0] -= 1
-            if not depth[0]:
-                spent[label] += time.perf_counter() - began
-
-    setattr(owner, name, call)
-
-
 def split(recipe: str, overrides: list[str], steps: int) -> None:
     """Print the median step of a recipe, and its parts."""
     import torch
 
     from didact.configs import launch
-    from didact.core import loop, score
+    from didact.core import score
     from didact.core.backends import forward, hf_generator, optim
 
     spent: dict[str, float] = defaultdict(float)
@@ -70,19 +53,7 @@ def split(recipe: str, overrides: list[str], steps: int) -> None:
     timed(hf_generator.HFGenerator, "sync", "sync", spent)
     timed(score, "_call", "reward", spent)
     marks: list[dict[str, float]] = []
-    inner = loop.train
-
-    def watched(*arguments):
-        began = time.perf_counter()
-        for groups in inner(*arguments):
-            marks.append({"step": time.perf_counter() - began, **spent})
-            spent.clear()
-            yield groups
-            began = time.perf_counter()
-
-    import didact.core.session as session
-
-    session.train = watched
+    steps_into(marks, spent)
     with tempfile.TemporaryDirectory() as folder:
         more = [f"steps={steps}", "evaluation=null", "observers=[]", *overrides]
         launch.train_recipe(recipe, more, out=Path(folder) / "run", quiet=True)

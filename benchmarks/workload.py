@@ -1,12 +1,8 @@
-"""The 0.5B model and the batch that several benchmarks measure with, and how they measure."""
+"""The 0.5B model and the lengths of responses that several benchmarks measure with."""
 
 from __future__ import annotations
 
-import os
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,44 +32,3 @@ def natural_lengths(rows: int, longest: int, mean: float, seed: int = 0) -> list
 def mask_of(lengths: Sequence[int], width: int) -> torch.Tensor:
     """Bool [B, width], True for the tokens of each response."""
     return torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]
-
-
-@dataclass(frozen=True)
-class Taken:
-    """Seconds that a call took, over its repetitions."""
-
-    least: float
-    median: float
-
-    @staticmethod
-    def by(call: Callable[[], object], repeat: int, clock: Callable[[], float]) -> Taken:
-        """Time a call after one that does not count."""
-        call()
-        seconds = []
-        for _ in range(repeat):
-            began = clock()
-            call()
-            seconds.append(clock() - began)
-        return Taken(min(seconds), statistics.median(seconds))
-
-
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """On a CPU its own seconds, which a busy machine does not stretch; on a GPU wall time."""
-    if device.type != "cuda":
-        return time.process_time
-
-    def now() -> float:
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return now
-
-
-def machine(device: torch.device) -> str:
-    """What is measured on, and how busy it is."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads; load average "
-        f"{load} on {os.cpu_count()} cores"
-    )

@@ -1,0 +1,89 @@
+"""Clocks that several benchmarks share: seconds of calls, of methods, and of a run's steps."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Seconds that a call took, over its repetitions."""
+
+    least: float
+    median: float
+
+    @staticmethod
+    def by(call: Callable[[], object], repeat: int, clock: Callable[[], float]) -> Taken:
+        """Time a call after one that does not count."""
+        call()
+        seconds = []
+        for _ in range(repeat):
+            began = clock()
+            call()
+            seconds.append(clock() - began)
+        return Taken(min(seconds), statistics.median(seconds))
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """On a CPU its own seconds, which a busy machine does not stretch; on a GPU wall time."""
+    if device.type != "cuda":
+        return time.process_time
+
+    def now() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return now
+
+
+def machine(device: torch.device) -> str:
+    """What is measured on, and how busy it is."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads; load average "
+        f"{load} on {os.cpu_count()} cores"
+    )
+
+
+def timed(owner: Any, name: str, label: str, spent: dict[str, float]) -> None:
+    """Add the time spent in a method to `spent[label]`; nested calls count once."""
+    inner = getattr(owner, name)
+    depth = [0]
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        depth[0] += 1
+        began = time.perf_counter()
+        try:
+            return inner(*arguments, **keywords)
+        finally:
+            depth[0] -= 1
+            if not depth[0]:
+                spent[label] += time.perf_counter() - began
+
+    setattr(owner, name, call)
+
+
+def steps_into(marks: list[dict[str, float]], spent: dict[str, float]) -> None:
+    """From now on every step of a run leaves its seconds ("step"), and what `timed` saw, in
+    `marks`; what observers do between two steps is not in it."""
+    from didact.core import loop, session
+
+    inner = loop.train
+
+    def watched(*arguments: Any) -> Iterator[Any]:
+        began = time.perf_counter()
+        for groups in inner(*arguments):
+            marks.append({"step": time.perf_counter() - began, **spent})
+            spent.clear()
+            yield groups
+            began = time.perf_counter()
+
+    session.train = watched  # type: ignore[assignment]
