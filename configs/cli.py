@@ -78,7 +78,12 @@ def compare(
     only: Annotated[
         list[str] | None, typer.Option(help="Only this method; may be given again.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells that run at once.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Cells that run at once. Default: as many as there are GPUs for, else 1."
+        ),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Instead of the file's, e.g. 0,1,2.")] = "",
     dry_run: Annotated[bool, typer.Option(help="List the cells, run nothing.")] = False,
 ) -> None:
@@ -130,7 +135,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of runs and report.")] = Path("runs/quickstart"),
 ) -> None:
     """Compare GRPO, SFT and ReLIFT on a tiny model: a few minutes on two CPU cores."""
-    compare("quickstart", out=out, only=None, jobs=1, seeds="", dry_run=False)
+    compare("quickstart", out=out, only=None, jobs=None, seeds="", dry_run=False)
 
 
 @app.command("new-plugin")
@@ -250,8 +255,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command. Errors made on purpose are printed plainly, and exit with 2."""
     from didact.core.errors import DidactError
 
+    code = 0
     try:
         app(args=arguments)
     except DidactError as error:
         typer.echo(str(error), err=True)
-        sys.exit(2)
+        code = 2
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    if "didact.core.world" in sys.modules:
+        from didact.core import world
+
+        world.leave(code)
+    sys.exit(code)

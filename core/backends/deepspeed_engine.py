@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
-from didact.core import world as worlds
 from didact.core.backends.forward import Readouts
 from didact.core.backends.optim import NamedAdamW
 from didact.core.errors import RecipeError
@@ -24,15 +23,10 @@ def started(reader: Readouts, optimizer: NamedAdamW, settings: dict[str, Any]) -
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     backend = "nccl" if cuda else "gloo"
     if not dist.is_initialized():
-        worlds.join(backend, store=HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
-    from deepspeed.comm.torch import TorchBackend
 
-    # Imported after the group was made, DeepSpeed holds it in these defaults beyond its end, and a
-    # process that exits with a live group aborts now and then. None means the same to both.
-    for call in (TorchBackend.barrier, TorchBackend.monitored_barrier):
-        call.__defaults__ = (None, *call.__defaults__[1:])
     # Gloo does; this extension would first be compiled, for a minute and with a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")

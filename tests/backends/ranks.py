@@ -178,3 +178,4 @@ def main(folder):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    worlds.leave(0)

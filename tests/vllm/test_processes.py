@@ -60,6 +60,7 @@ if __name__ == "__main__":
     alone = engine.generate(requests, sampling)
     same = [a.tokens.tolist() == b.tokens.tolist() for a, b in zip(samples, alone)]
     print("rank", world.rank, "of", world.size, "same", all(same), flush=True)
+    worlds.leave(0)
 """
 
 
