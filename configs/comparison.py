@@ -34,11 +34,13 @@ class Method(Strict):
         recipe: a file or a packaged name.
         set: changes by dotted path.
         match: a budget taken from another method's run; that one runs first.
+        gpus: GPUs of each of its cells; the comparison's unless given.
     """
 
     recipe: str
     set: dict[str, Any] = {}
     match: Match | None = None
+    gpus: int | None = Field(default=None, ge=0)
 
 
 class Comparison(Strict):
@@ -49,7 +51,9 @@ class Comparison(Strict):
         baseline: the label that the others are compared with; the first unless given.
         seeds: every method runs once with each.
         set: changes to every method's recipe: the shared model, data, evaluation, budget.
-        budget: the axis that the report's curves and checks are about, and its limit if any.
+        axis: the budget axis that the report's curves and checks are about.
+        budget: every method's limit on that axis.
+        gpus: GPUs that each cell has to itself, on a machine that has any; 0: every cell sees all.
     """
 
     title: str = ""
@@ -60,6 +64,7 @@ class Comparison(Strict):
     set: dict[str, Any] = {}
     axis: Axis = "steps"
     budget: float | None = None
+    gpus: int = Field(default=1, ge=0)
 
     @field_validator("seeds")
     @classmethod
@@ -85,6 +90,7 @@ class Cell:
     document: Document
     folder: RunFolder
     match: Match | None
+    gpus: int = 1
 
     @property
     def name(self) -> str:
@@ -162,7 +168,8 @@ def cells(comparison: Comparison, out: Path, only: Sequence[str] = ()) -> list[C
                 assign(document, path, value, Place(f"methods.{label}", 0))
             check(document, registry)
             folder = RunFolder(out / "cells" / slug(label) / str(seed))
-            made.append(Cell(label, seed, document, folder, method.match))
+            gpus = comparison.gpus if method.gpus is None else method.gpus
+            made.append(Cell(label, seed, document, folder, method.match, gpus))
     return sorted(made, key=lambda cell: cell.match is not None)
 
 

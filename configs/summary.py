@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from math import nan
 from statistics import mean
 from typing import TYPE_CHECKING
 
 from didact.configs.comparison import Cell
+from didact.core.report.read import read_metrics
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,22 +56,26 @@ def _table(
             table.add_row(label, "failed")
             continue
         names = ["/".join(filter(None, ("eval", score, part))) for part in parts]
-        means = [mean(run[name] for run in finished if name in run) * 100 for name in names]
-        spent = mean(run["spent/demonstrations"] for run in finished)
-        table.add_row(label, *(f"{value:.1f}" for value in means), f"{spent:,.0f}")
+        shares = (_mean(finished, name, 100) for name in names)
+        demonstrations = _mean(finished, "spent/demonstrations")
+        table.add_row(label, *(f"{value:.1f}" for value in shares), f"{demonstrations:,.0f}")
     return table
+
+
+def _mean(runs: Sequence[Mapping[str, float]], name: str, times: float = 1) -> float:
+    """Over the runs that have it; nan if none has."""
+    values = [run[name] for run in runs if name in run]
+    return mean(values) * times if values else nan
 
 
 def _last(cell: Cell) -> dict[str, float]:
     """The last evaluation of a finished cell, and what it spent; empty if it did not finish."""
     if not cell.folder.final.exists():
         return {}
-    out: dict[str, float] = {}
-    lines = cell.folder.metrics.read_text(encoding="utf-8").splitlines()
-    for row in map(json.loads, lines):
-        wanted = "eval/" if row["kind"] == "evaluation" else "spent/"
-        out |= {name: value for name, value in row.items() if name.startswith(wanted)}
-    return out
+    train, evaluations = read_metrics(cell.folder.path, [])  # the report says what is cut off
+    rows = [*list(train.values())[-1:], *list(evaluations.values())[-1:]]
+    wanted = ("spent/", "eval/")
+    return {k: v for row in rows for k, v in row.items() if k.startswith(wanted)}
 
 
 def _score(metrics: Mapping[str, float]) -> str:

@@ -69,7 +69,7 @@ def read_run(path: Path, label: str, seed: str) -> RunRecord:
         status: Status = "failed" if error else "missing"
         return RunRecord(path, label, seed, status, error=error, notices=(f"{path}: {why}.",))
     recipe = read_recipe(path)
-    train, evaluations = _metrics(path, said)
+    train, evaluations = read_metrics(path, said)
     at, answers = _answers(path, said)
     finished = _finished(path, recipe, at)
     if error and finished:
@@ -159,7 +159,8 @@ def read_lines(file: Path, said: list[str]) -> Iterator[Row]:
         said.append(f"{file.name}: {len(broken)} unreadable or cut off (line {where}).")
 
 
-def _metrics(path: Path, said: list[str]) -> tuple[dict[int, Row], dict[int, Row]]:
+def read_metrics(path: Path, said: list[str]) -> tuple[dict[int, Row], dict[int, Row]]:
+    """Training steps and evaluations of a run, by step; what is missing or cut off is said."""
     file = RunFolder(path).metrics
     rows: dict[str, dict[int, Row]] = {"train": {}, "evaluation": {}}
     if not file.exists():

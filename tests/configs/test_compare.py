@@ -1,14 +1,21 @@
 """Comparisons: cells, reuse, matching, failures, and what a wrong file says."""
 
 import json
+import re
+import shutil
 import textwrap
+from pathlib import Path
 
 import pytest
 from conftest import TINY
 
-from didact.configs.compare import estimate, run_comparison
+from didact.configs.cells import spent, state_of
+from didact.configs.compare import run_comparison
 from didact.configs.comparison import cells, load_comparison
+from didact.configs.estimate import estimate
+from didact.configs.summary import print_summary
 from didact.core.errors import RecipeError
+from didact.core.report import build_report
 
 
 def comparison(tmp_path, methods: str, more: str = "") -> str:
@@ -96,9 +103,55 @@ def test_a_dry_run_lists_cells_and_runs_nothing(tmp_path, capsys):
     file = comparison(tmp_path, METHODS)
     assert run_comparison(file, tmp_path / "out", dry_run=True) is None
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8
-    assert "as many demonstrations as One" in lines[-1]
+    assert len(lines) == 9
+    assert lines[0] == (
+        "One / seed 0: to run: 2 steps x 4 prompts x 1 trajectory of at most 12 tokens; "
+        "no run to measure the time by"
+    )
+    assert lines[-2].startswith("Half / seed 1: to run: at most 9 steps x 2 prompts x 1")
+    assert "as many demonstrations as One" in lines[-2]
+    assert lines[-1] == "8 cells, 8 of them to run; no time is known of 8"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_knows_what_is_done_and_measures_the_rest_by_it(finished, tmp_path, capsys):
+    file, out, _ = finished
+    run_comparison(file, out, dry_run=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "One / seed 0: done: 2 steps x 4 prompts x 1 trajectory of at most 12 tokens"
+    )
+    assert lines[-2].startswith("Half / seed 1: done: at most 9 steps x 2 prompts")
+    assert sum(": done" in line for line in lines) == 6
+    assert lines[-1] == "8 cells, 2 of them to run; no time is known of 2"
+    run_comparison(file, out, seeds=[1, 2], only=["One"], dry_run=True)
+    _, new, total = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"One / seed 2: to run: .*; about \d+ s, as measured in seeds 0, 1", new)
+    assert "2 cells, 1 of them to run; about" in total
+    (tmp_path / "mine.yaml").write_text(
+        Path(file).read_text().replace("One: sft", "One: {recipe: sft, set: {steps: 3}}")
+    )
+    run_comparison(str(tmp_path / "mine.yaml"), out, only=["One"], dry_run=True)
+    assert "One / seed 0: changed, to run: 3 steps" in capsys.readouterr().out
+
+
+def test_cut_off_files_of_a_finished_cell_stop_neither_matching_nor_the_summary(finished, tmp_path):
+    file, out, _ = finished
+    copy = shutil.copytree(out, tmp_path / "out")
+    one, half = (
+        next(c for c in cells(load_comparison(file), copy) if c.label == label)
+        for label in ("One", "Half")
+    )
+    text = one.folder.metrics.read_text()
+    one.folder.metrics.write_text(text[: text.rindex('"spent/demonstrations"')])
+    said = []
+    assert spent(one.folder, "demonstrations", said) in (4.0, 8.0)
+    assert "cut off" in said[0]
+    half.folder.metrics.unlink()
+    one.folder.manifest.write_text('{"start": "fre')
+    assert state_of(one) == "done"
+    print_summary([one, half])
+    assert build_report([copy], tmp_path / "report").exists()
 
 
 def test_the_matched_come_after_those_they_match(tmp_path):
