@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from didact.configs.document import Spot
-from didact.configs.schema import PhaseSpec, Recipe
+from didact.configs.schema import EvaluationSpec, PhaseSpec, Recipe
 from didact.core.errors import unknown
+from didact.core.evaluate import BINS, Answered, measures
 from didact.core.learned import Learned, learned_of
 from didact.core.phase import OWN, Phase, readout_of
 from didact.core.pipeline import listed, makers, missing_inputs
@@ -22,7 +25,7 @@ def misfits(
     """Where and why parts do not fit together."""
     yield from _stage_problems(recipe, stages)
     yield from _phase_problems(recipe, stages, phases)
-    yield from _unused(recipe, phases)
+    yield from _unused(recipe, stages, phases)
     yield from _evaluation_problems(recipe)
     if recipe.staleness and getattr(recipe.learner.params, "offload", False):
         yield (
@@ -52,7 +55,7 @@ def reads(
 
 
 def notices(recipe: Recipe, stages: Sequence[Labelled], phases: Sequence[Phase]) -> Iterator[str]:
-    """What is allowed, and may not be meant: the sampler and the learner see different policies."""
+    """What is allowed, and may not be meant: two policies where one is expected, idle phases."""
     learner = recipe.sampling.temperature or 1.0
     for position, label, stage in nested(stages):
         heat = getattr(getattr(stage, "source", None), "temperature", None)
@@ -68,6 +71,11 @@ def notices(recipe: Recipe, stages: Sequence[Labelled], phases: Sequence[Phase])
             "ratios to 'behavior_logprobs' will not be 1."
         )
     for phase in phases:
+        if phase.when.first >= recipe.steps:
+            yield (
+                f"phases.{phase.name}: never steps: its window begins with step "
+                f"{phase.when.first} (counted from 0), the run has {recipe.steps}."
+            )
         stale = phase.draw is not None or recipe.staleness
         if stale and not phase.rule.needs.isdisjoint({"old_logprobs"}) and not reads_sampler:
             yield (
@@ -125,13 +133,33 @@ def _column_problems(
             )
 
 
-def _unused(recipe: Recipe, phases: Sequence[Phase]) -> Iterator[tuple[Spot, str]]:
+def _unused(
+    recipe: Recipe, stages: Sequence[Labelled], phases: Sequence[Phase]
+) -> Iterator[tuple[Spot, str]]:
     """Names that nothing uses are most likely misspelt."""
     if not recipe.phases:
         return
     optimizers = {phase.optimizer for phase in phases}
     for name in sorted(set(recipe.optimizers) - optimizers - {"main"}):
         yield ("optimizers", name), f"no phase steps it; they step {listed(optimizers)}."
+    models = {"policy", *reads(recipe, stages, phases), *(phase.model for phase in phases)}
+    for name in sorted(set(recipe.models) - models):
+        yield (
+            ("models", name),
+            f"nothing uses it: no phase trains it, and nothing reads a column '{name}_…'.",
+        )
+    words = set(_words(recipe.model_dump(mode="json", exclude={"buffers", "about"})))
+    for name in sorted(set(recipe.buffers) - words):
+        yield ("buffers", name), "no part of the recipe names it."
+
+
+def _words(data: Any) -> Iterator[str]:
+    """Every text in plain data, keys aside."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping | list):
+        for item in data.values() if isinstance(data, Mapping) else data:
+            yield from _words(item)
 
 
 def _evaluation_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:
@@ -140,6 +168,10 @@ def _evaluation_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:
         yield ("stop",), "needs an evaluation during training: set 'evaluation.every'."
     if spec is None:
         return
+    if stop is not None:
+        names = _metrics(spec)
+        if re.sub("=.*", "=…", stop.metric) not in names and stop.metric not in names:
+            yield ("stop", "metric"), unknown("metric", stop.metric, names)
     for k in spec.ks:
         if k > max(spec.samples, 1) and "ks" in spec.model_fields_set:
             yield ("evaluation", "ks"), f"pass@{k} is undefined for {spec.samples} samples."
@@ -148,6 +180,17 @@ def _evaluation_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:
             ("evaluation", "bins"),
             "base difficulty is measured on 'samples': there are 0.",
         )
+
+
+def _metrics(spec: EvaluationSpec) -> set[str]:
+    """What an evaluation during training reports, `eval/greedy/level=…`."""
+    samples = spec.samples if spec.samples_every or not spec.greedy else 0
+    greedy = 0.0 if spec.greedy else None
+    answered = Answered("", "", "", {}, greedy, (0.0,) * samples, ("",), (0,), (0.0,), 0)
+    bins = [f"/bin={name}" for name in BINS] if spec.bins else []
+    suffixes = ["", *(f"/{key}=…" for key in spec.by), *bins]
+    names = {f"eval/{name}{at}" for name in measures([answered], spec.ks) for at in suffixes}
+    return names | {"eval/failed"} | ({"eval/kl_start"} if spec.kl and samples else set())
 
 
 def _phase_problems(
@@ -201,4 +244,15 @@ def _size_problems(spot: Spot, spec: PhaseSpec) -> Iterator[tuple[Spot, str]]:
             (*spot, "draw"),
             f"draws {spec.draw} rows but fires with {spec.when.at_least} waiting; "
             f"raise 'when.at_least' to {spec.draw} or draw fewer.",
+        )
+    capacity = getattr(spec.pool.params, "capacity", None)
+    if capacity is not None and capacity < spec.when.at_least:
+        yield (
+            (*spot, "when"),
+            f"fires with {spec.when.at_least} rows waiting, but its pool holds {capacity}.",
+        )
+    if spec.when.first > spec.when.last:
+        yield (
+            (*spot, "when"),
+            f"its window ends with step {spec.when.last:g}, before it begins: {spec.when.first}.",
         )

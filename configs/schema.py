@@ -121,7 +121,7 @@ class PhaseSpec(Strict):
     take: Where = Where({"origin": "policy"})
     pool: Buffer = Field(default="queue", validate_default=True)
     when: When = When()
-    rule: list[Objective]
+    rule: list[Objective] = Field(min_length=1)
     average: Average = "tokens"
     batch_size: Count | None = None
     draw: Count | None = None

@@ -104,7 +104,8 @@ phases:
     ):
         assert any(line.startswith(words) for line in lines), f"{words}\n" + "\n".join(lines)
     assert any("optimizers.sft: no phase steps it" in line for line in lines)
-    assert len(lines) == 7, "\n".join(lines)
+    assert any("buffers.seen: no part of the recipe names it" in line for line in lines)
+    assert len(lines) == 8, "\n".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,23 @@ phases:
             "no model named 'teachr'",
         ),
         ("experience:\n  - rollout: policy\n  - score: {solved_by: corect}", "'correct'"),
+        ("models: {critic: {kind: value}}", "models.critic: nothing uses it"),
+        ("buffers: {seen: ring}", "buffers.seen: no part of the recipe names it"),
+        ("phases: {rl: {rule: []}}", "phases.rl.rule: List should have at least 1 item"),
+        ("phases: {rl: {when: {first: 3, last: 2}}}", "ends with step 2, before it begins: 3"),
+        (
+            "phases: {rl: {pool: {use: queue, capacity: 4}, when: {at_least: 8}}}",
+            "fires with 8 rows waiting, but its pool holds 4",
+        ),
+        (
+            "stop: {metric: eval/greddy, at_least: 1}",
+            "stop.metric: no metric named 'eval/greddy'. Did you mean 'eval/greedy'?",
+        ),
+        (
+            "stop: {metric: eval/greedy/levle=4, at_least: 1}",
+            "Did you mean 'eval/greedy/level=…'?",
+        ),
+        ("stop: {metric: eval/avg@8, at_least: 1}", "no metric named 'eval/avg@8'"),
     ],
 )
 def test_what_would_be_silently_wrong_is_refused_when_the_recipe_loads(
@@ -196,6 +214,35 @@ def test_a_value_out_of_its_range_is_refused_with_its_place(tmp_path, registry):
     for place, words in expected:
         assert f"mine.yaml:{place}: Input should be {words}" in told, f"{place} {words}\n{told}"
     assert len(lines) == len(expected), told
+
+
+def test_metrics_that_an_evaluation_reports_can_stop_a_run(registry):
+    settings = "samples_every=true", "greedy=false", "ks=[1, 2]"
+    for metric in ("avg@8", "pass@2", "pass@2/level=4", "avg@8/bin=hardest", "kl_start", "length"):
+        overrides = [f"evaluation.{one}" for one in settings]
+        document = read("grpo", [*overrides, f"stop={{metric: eval/{metric}, at_least: 1}}"])
+        assemble(check(document, registry), registry, document)
+
+
+def test_what_is_inherited_and_not_used_can_be_removed(tmp_path, registry):
+    text = "extends: ppo\nphases: {value: !remove }\nmodels: {value: !remove }\n"
+    text += "optimizers: {value: !remove }\n"
+    text += "experience: [{rollout: policy}, score, {advantage: group_norm}]\n"
+    file = tmp_path / "mine.yaml"
+    file.write_text(text, encoding="utf-8")
+    document = read(file)
+    assemble(check(document, registry), registry, document)
+    kept = [line for line in text.splitlines() if "models" not in line]
+    (line,) = mistakes(tmp_path, registry, "\n".join(kept))
+    assert "models.value: nothing uses it" in line and "ppo.yaml" in line
+
+
+def test_a_phase_whose_window_lies_beyond_the_run_is_told(registry):
+    document = read("offline_sl", ["steps=10"])
+    (told,) = assemble(check(document, registry), registry, document).notices
+    assert told.startswith("phases.sft: never steps: its window begins with step 10")
+    document = read("offline_sl", ["steps=11"])
+    assert not assemble(check(document, registry), registry, document).notices
 
 
 def test_a_schedule_within_the_range_is_taken(tmp_path, registry):
