@@ -35,7 +35,8 @@ def train(
         run.seconds["wait"] = time.perf_counter() - began
         began = time.perf_counter()
         for name, generator in run.generators.items():
-            generator.sync(run.learners[name])
+            seen = generator.sync(run.learners[name]) or {}
+            run.metrics |= {f"{name}/{key}": value for key, value in seen.items()}
         run.seconds["sync"] = time.perf_counter() - began
         run.sampler.observe(groups)
         yield groups

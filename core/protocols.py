@@ -203,8 +203,8 @@ class Generator(Protocol):
         """Nothing will be asked until the next sync: leave memory to the learner, if you can."""
         ...
 
-    def sync(self, learner: Learner) -> None:
-        """Take over the learner's weights; the version goes up by one."""
+    def sync(self, learner: Learner) -> Mapping[str, float] | None:
+        """Take over the learner's weights; the version goes up by one. May report metrics."""
         ...
 
     def resume(self, learner: Learner, version: int) -> None:

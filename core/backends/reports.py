@@ -60,9 +60,10 @@ def of_tokens(
         width = behavior.shape[1]
         chosen = torch.tensor(sampled, device=device)
         inside = mask[chosen, :width]
-        gap = torch.where(inside, (reference[chosen, :width] - behavior).abs(), 0.0)
-        sums |= {"mismatch": gap.sum(), "sampled": inside.sum()}
-        peaks["mismatch"] = gap.max() if gap.numel() else gap.new_zeros(())
+        apart = torch.where(inside, reference[chosen, :width] - behavior, 0.0)
+        sums |= {"mismatch": apart.abs().sum(), "sampled": inside.sum()}
+        sums["mismatch_kl"] = (apart.double().expm1() - apart).sum()  # k3
+        peaks["mismatch"] = apart.abs().max() if apart.numel() else apart.new_zeros(())
     return sums, peaks
 
 
@@ -92,6 +93,7 @@ def metrics_of(tally: Tally, batch: Batch, idle: int, world: World) -> dict[str,
             out[name] = sums[name] / seen
     if sums.get("sampled"):
         out["mismatch/abs_mean"] = sums["mismatch"] / sums["sampled"]
+        out["mismatch/kl"] = sums["mismatch_kl"] / sums["sampled"]
         out["mismatch/max"] = max(peak["mismatch"] for _, _, peak, *_ in everyone if peak)
     return out
 

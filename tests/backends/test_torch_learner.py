@@ -1,5 +1,6 @@
 """The torch learner: gradients do not depend on how the work is cut, failures change nothing."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -148,6 +149,7 @@ def test_mismatch_is_measured_against_the_sampler(model, tokenizer, batch, rule)
     metrics = learner.update(Batch(tuple(moved)), rule, "main", 0)
     assert metrics["mismatch/abs_mean"] == pytest.approx(0.25, abs=1e-5)
     assert metrics["mismatch/max"] == pytest.approx(0.25, abs=1e-5)
+    assert metrics["mismatch/kl"] == pytest.approx(math.exp(-0.25) - 1 + 0.25, abs=1e-5)
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_says_where(model, tokenizer, batch):
