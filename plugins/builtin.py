@@ -44,6 +44,7 @@ from didact.feedback import (
     demonstrations,
     drawn,
     environments,
+    partial,
     policy,
     prefixes,
     refine,
@@ -78,6 +79,7 @@ def register_stages(register: Register) -> None:
     register("mark", stages.Mark)
     register("fill", stages.Fill)
     register("repeat", rounds.Repeat)
+    register("continue", partial.Continue)
     register("balance", allotment.Balance)
     register("steps", steps.Steps)
     register("step_values", steps.StepValues)

@@ -19,8 +19,8 @@ CHOICE = Problem("choice", "Which?", "B", ("B",))
 LETTERS, COUNTDOWN = [Letters()[at] for at in range(3)], [Countdown()[at] for at in range(3)]
 TASKS_OF_FILES = {"jsonl", "csv", "parquet", "hub"}
 """Held to the promise in tests/tasks, where there are files."""
-MODELS = {"read", "step_values"}
-"""Stages that need a model, or what another stage makes."""
+MODELS = {"read", "step_values", "continue"}
+"""Stages that need a model, what another stage makes, or a buffer of their own."""
 
 
 class Grader(BaseHTTPRequestHandler):
@@ -101,6 +101,7 @@ EXAMPLES = {
     "stage:allot_by_gradient": Example({"norm": "reward"}),
     "stage:advantage": Example({"estimator": "group_norm"}),
     "stage:balance": Example({"keep": 2}),
+    "stage:continue": Example({"buffer": "kept", "segment": 4}),
     "stage:critique": Example({"critic": "indicative"}),
     "stage:fill": Example({"groups": 6, "stages": [{"rollout": "policy"}]}),
     "stage:repeat": Example({"stages": [{"rollout": "policy"}], "until": {}, "rounds": 2}),
