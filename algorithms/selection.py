@@ -1,9 +1,9 @@
 """Choices over a whole mini-batch: which tokens, by covariance, entropy or second moment, count.
 
 They rank tokens of many rows, so they belong under `select`, where they read frozen columns of the
-whole mini-batch and the result is the same for every micro-batch size and rank. The released codes
-rank the tokens of each micro-batch by the live policy instead: bind `logprobs: old_logprobs` under
-`select`; under `times`, unbound, with one micro-batch, they are the releases exactly.
+whole mini-batch and the result is the same for every micro-batch size and rank. Bound to the live
+policy's, `bind: {logprobs: now_logprobs}`, they are the released codes with the mini-batch as one
+micro-batch; `old_logprobs`, those before the phase, save a forward pass at every step.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def entropy_quantile(entropy: Tensor, mask: Tensor, *, quantile: Share = 0.8) ->
 
     Forking tokens, arXiv:2506.01939; TRL 1.16.0, whose `top_entropy_quantile` is 1 - quantile (its
     mask is where the policy term stays; a KL term keeps all tokens). Ties with the quantile stay.
-    Bind `entropy: old_entropy` under `select`.
+    Bind `entropy: now_entropy`, or `old_entropy`.
 
     Shapes: entropy [B, T], mask bool [B, T]; returns [B, T].
     """
