@@ -90,7 +90,7 @@ class Scalars:
             adam.chosen, value.grad = None, None
             with torch.no_grad():
                 value.clamp_(kept.at_least, kept.at_most)
-        return {f"learned/{name}": float(self._value(name)) for name in self.limits}
+        return {f"learned/{name}": float(self._value(name).detach()) for name in self.limits}
 
     def state_dict(self) -> State:
         """Values and moments by name."""

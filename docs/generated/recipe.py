@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from didact.algorithms import average
 from didact.configs import document, schema
-from didact.core import schedule, where
+from didact.core import learned, schedule, where
 from didact.core.backends.models import ModelSpec
 from didact.core.backends.optim import OptimizerSpec
 from didact.plugins.signature import ranges
@@ -33,6 +33,7 @@ MODELS: Mapping[str, type[BaseModel]] = {
     "Stop": schema.StopSpec,
     "Budget": schema.BudgetSpec,
     "Schedule": schedule.Schedule,
+    "Learned weight": learned.Learned,
     "Where": where.Where,
     "Range": where.Range,
     "Constant average": average.Constant,
