@@ -145,6 +145,12 @@ class HFGenerator:
     def _samples(
         self, tokens: Tensor, logprobs: Tensor, lengths: list[int], ended: list[bool]
     ) -> list[Sample]:
+        if bool(logprobs.isnan().any()):
+            at, step = logprobs.isnan().nonzero()[0].tolist()
+            raise RunError(
+                f"generate: the logits of token {step + 1} of a response (the {at + 1}. of "
+                f"{len(lengths)}) are no distribution: NaN, at weight version {self.count}."
+            )
         return [
             Sample(
                 tokens[at, :length].clone(),

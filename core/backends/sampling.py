@@ -32,7 +32,8 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
         uniform: float64 [B].
 
     Returns:
-        Token ids int64 [B] and log-probabilities float32 [B].
+        Token ids int64 [B] and log-probabilities float32 [B]; NaN where the logits are no
+        distribution.
     """
     logits = logits.float()
     if sampling.temperature == 0:
@@ -47,6 +48,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     total = below[:, -1:]
     wanted = torch.minimum(uniform[:, None] * total, torch.nextafter(total, total * 0))
     tokens = torch.searchsorted(below, wanted, right=True)[:, 0]
+    tokens = tokens.clamp(max=logits.shape[-1] - 1)  # NaN logits lead beyond the vocabulary
     return tokens, _of(logprobs, tokens)
 
 

@@ -157,3 +157,18 @@ def test_progress_counts_up_to_all(tokenizer, model):
 
 def test_nothing_asked_gives_nothing(tokenizer, model):
     assert HFGenerator(model, tokenizer).generate([], Sampling()) == []
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (0.7, 0.9)])
+def test_logits_that_are_no_numbers_are_told_and_not_drawn_from(
+    tokenizer, model, temperature, top_p
+):
+    generator = HFGenerator(model, tokenizer)
+
+    def broken(module, arguments, settings, out):
+        if settings["past_key_values"].get_seq_length() > 6:
+            out.logits[1] = torch.nan
+
+    generator.model.register_forward_hook(broken, with_kwargs=True)
+    with pytest.raises(RunError, match=r"token 2 of a response \(the 2\. of 3\).*NaN"):
+        generator.generate(requests(3, equal=True), Sampling(temperature, top_p, max_tokens=4))
