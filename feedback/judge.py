@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from didact.core.backends.endpoint import Endpoint
-from didact.core.backends.server_generator import ServerChat
+from didact.core.backends.server_chat import ServerChat
 from didact.core.protocols import Failed, Request, Run
 from didact.core.ranges import Count, NonNegative, Positive, Whole
 from didact.core.types import Feedback, Trajectory

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from didact.core.backends.endpoint import Endpoint
-from didact.core.backends.server_generator import ServerChat
+from didact.core.backends.server_chat import ServerChat
 from didact.core.errors import RecipeError
 from didact.core.protocols import Failed
 from didact.core.ranges import Count, NonNegative, Positive, Whole

@@ -24,7 +24,7 @@ LONGEST = 30.0
 """Seconds between two tries at most; they double."""
 
 
-class Unreachable(Exception):
+class Unreachable(RunError):
     """The server did not answer; maybe it will."""
 
 

@@ -16,7 +16,7 @@ from didact.core.backends.engines import random_state, restore_random
 from didact.core.backends.models import ModelSpec, load_model
 from didact.core.backends.vllm_versions import NOT_INSTALLED, Versions
 from didact.core.errors import RecipeError, RunError
-from didact.core.protocols import Sampling
+from didact.core.protocols import Request, Sampling
 
 WORKER = "didact.core.backends.weight_sync.EngineSide"
 QUIET = {
@@ -231,12 +231,21 @@ def pushes(
     return ipc
 
 
-def sampling_params(sampling: Sampling, ends: Sequence[int], seed: int | None) -> Any:
+def alike(requests: Sequence[Request]) -> list[list[int]]:
+    """Positions of the requests that share a context, in the order of their first."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for at, request in enumerate(requests):
+        found.setdefault(tuple(request.context.tolist()), []).append(at)
+    return list(found.values())
+
+
+def sampling_params(sampling: Sampling, ends: Sequence[int], seed: int | None, n: int = 1) -> Any:
     """vLLM's words for how to sample: one log-probability per token, no text, few stop ids."""
     from vllm import SamplingParams
 
     greedy = sampling.temperature == 0
     return SamplingParams(
+        n=n,
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
         top_p=1.0 if greedy else sampling.top_p,

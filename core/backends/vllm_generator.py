@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +11,11 @@ import torch
 
 from didact.core.backends import vllm_engine, vllm_versions, weight_sync
 from didact.core.backends.models import ModelSpec
-from didact.core.backends.probe import Probe, differing, said
+from didact.core.backends.probe import THRESHOLDS, Probe, differing, said
 from didact.core.errors import RunError
 from didact.core.protocols import Learner, Request, Sample, Sampling, World
 from didact.core.ranges import Count, Fraction, Positive
 from didact.core.world import Alone
-
-THRESHOLDS = {torch.float32: 1e-4, torch.bfloat16: 0.03}
-"""Of the probe, in nats: two correct engines differ by 1e-6 in float32 and 0.005 in bfloat16."""
 
 
 class VllmGenerator:
@@ -48,8 +45,9 @@ class VllmGenerator:
             (written to vLLM's interface, not run on a GPU), "auto": in this process if the engine
             is, else "ipc" on GPUs.
         bucket_mib: size of a packed chunk of "ipc".
-        seeded: give every request a seed of its own. Without, vLLM draws from one generator: faster
-            on GPUs with many requests, but samples then depend on what is batched together.
+        seeded: give every request a seed of its own. Without, vLLM draws from one generator and
+            samples of one prompt are asked for at once: faster on GPUs with many requests, but
+            samples then depend on what is batched together.
         probe: after each sync compare log-probabilities with the learner's and stop above this many
             nats; "auto": 1e-4 in float32, 0.03 in bfloat16; None: do not compare.
         tensors: compare every tensor after each sync too, not only when the probe fails.
@@ -121,9 +119,10 @@ class VllmGenerator:
         """Number of weight syncs so far."""
         return self.count
 
-    def sync(self, learner: Learner) -> None:
-        """Take over the learner's weights; the version goes up by one."""
+    def sync(self, learner: Learner) -> Mapping[str, float]:
+        """Take over the learner's weights; the version goes up by one. Says what the probe saw."""
         self.resume(learner, self.count + 1)
+        return {} if self.gap is None else {"mismatch/probe": self.gap}
 
     def resume(self, learner: Learner, version: int) -> None:
         """Take over the learner's weights as those of a given version, and probe them.
@@ -165,13 +164,22 @@ class VllmGenerator:
                 f"{sampling.max_tokens} exceed its max_model_len of {self.longest}; raise "
                 f"generator.max_model_len or lower sampling.max_tokens."
             )
-        prompts = [{"prompt_token_ids": request.context.tolist()} for request in requests]
+        merged = [[at] for at in range(len(requests))]
+        if not self.seeded:
+            merged = vllm_engine.alike(requests)
+        first = [requests[where[0]] for where in merged]
+        prompts = [{"prompt_token_ids": request.context.tolist()} for request in first]
         params = [
-            vllm_engine.sampling_params(sampling, self.ends, request.seed if self.seeded else None)
-            for request in requests
+            vllm_engine.sampling_params(
+                sampling, self.ends, request.seed if self.seeded else None, len(where)
+            )
+            for request, where in zip(first, merged, strict=True)
         ]
+        samples: dict[int, Sample] = {}
         outputs = vllm_engine.generated(self.engine, prompts, params)
-        return [self._sample(output.outputs[0]) for output in outputs]
+        for where, output in zip(merged, outputs, strict=True):
+            samples |= zip(where, map(self._sample, output.outputs), strict=True)
+        return [samples[at] for at in range(len(requests))]
 
     def _sample(self, output: Any) -> Sample:
         tokens = torch.tensor(list(output.token_ids), dtype=torch.int64)

@@ -29,7 +29,7 @@ class Versions:
     release: tuple[int, ...]
 
     @classmethod
-    def of(cls, text: str) -> Versions:
+    def of(cls, text: str, where: str = "is installed") -> Versions:
         """Read "0.32.0+cpu" and the like.
 
         Raises:
@@ -39,20 +39,24 @@ class Versions:
         release = tuple(int(part or 0) for part in found.groups()) if found else ()
         if not FIRST <= release[:2] < BEYOND:
             raise RunError(
-                f"generator 'vllm': vLLM {text} is installed, but didact works with "
+                f"generator 'vllm': vLLM {text} {where}, but didact works with "
                 f"{_dotted(FIRST)} to {_dotted((BEYOND[0], BEYOND[1] - 1))}; "
                 f"pip install 'vllm>={_dotted(FIRST)},<{_dotted(BEYOND)}'."
             )
         return cls(release)
 
-    def init_info(self, backend: Backend, info: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What opens a weight transfer; it says "packed" here since 0.27.1 (NCCL: 0.28)."""
-        packed = {"packed": True} if self._packed_at_init(backend) else {}
+    def init_info(
+        self, backend: Backend, info: Mapping[str, Any] | None = None, **packing: Any
+    ) -> dict[str, Any]:
+        """What opens a weight transfer; how it is packed is said here since 0.27.1 (NCCL: 0.28)."""
+        packed = {"packed": True, **packing} if self._packed_at_init(backend) else {}
         return {"init_info": {**(info or {}), **packed}}
 
-    def update_info(self, backend: Backend, info: Mapping[str, Any]) -> dict[str, Any]:
-        """What goes with a chunk of weights; it says "packed" here before 0.27.1 (NCCL: 0.28)."""
-        packed = {} if self._packed_at_init(backend) else {"packed": True}
+    def update_info(
+        self, backend: Backend, info: Mapping[str, Any], **packing: Any
+    ) -> dict[str, Any]:
+        """What goes with a chunk; how it is packed is said here before 0.27.1 (NCCL: 0.28)."""
+        packed = {} if self._packed_at_init(backend) else {"packed": True, **packing}
         return {"update_info": {**info, **packed}}
 
     def _packed_at_init(self, backend: Backend) -> bool:

@@ -35,14 +35,32 @@ class EngineSide:
     """
 
     model_runner: Any
+    vllm_config: Any
     reload_weights: Callable[..., None]
+    didact_held: str = ""
+    """The mark of the weights that are served; a worker that starts anew has none."""
 
-    def didact_load(self, path: str) -> None:
+    def didact_load(self, path: str, mark: str = "") -> None:
         """Take over the weights of a safetensors file."""
         from safetensors.torch import load_file
 
+        self.didact_held = ""
         self.reload_weights(weights_iterator=iter(load_file(path).items()))
+        self.didact_mark(mark)
+
+    def didact_mark(self, mark: str) -> None:
+        """New weights are in: pack tied output heads again, and remember the weights' mark."""
         self.didact_repair()
+        self.didact_held = mark
+
+    def didact_about(self) -> dict[str, str]:
+        """The mark of its weights, their dtype, and the transfer that it was started for."""
+        transfer = self.vllm_config.weight_transfer_config
+        return {
+            "held": self.didact_held,
+            "dtype": str(self.vllm_config.model_config.dtype).removeprefix("torch."),
+            "transfer": transfer.backend if transfer else "",
+        }
 
     def didact_repair(self) -> int:
         """Pack tied output heads again; how many."""
@@ -111,7 +129,7 @@ class ThroughFolder:
         held = {name: value.cpu().contiguous() for name, value in weights}
         if not self.sender:
             return
-        with tempfile.TemporaryDirectory(prefix="didact-", dir=_shared_memory()) as folder:
+        with tempfile.TemporaryDirectory(prefix="didact-", dir=shared_memory()) as folder:
             path = str(Path(folder) / "weights.safetensors")
             save_file(held, path)
             self.engine.collective_rpc("didact_load", args=(path,))
@@ -252,5 +270,6 @@ def choose(sync: str, *, in_process: bool, cuda: bool) -> Transport:
     return "ipc" if sync == "auto" and cuda else "folder"
 
 
-def _shared_memory() -> str | None:
+def shared_memory() -> str | None:
+    """A folder in this machine's memory, if there is one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from didact.core.backends.endpoint import Endpoint
-from didact.core.backends.server_generator import ServerChat, ServerGenerator
+from didact.core.backends.server_chat import ServerChat
+from didact.core.backends.server_generator import ServerGenerator
 from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import Failed, Request, Sampling
 from didact.core.types import Problem, Prompt, Trajectory
@@ -106,7 +107,7 @@ def generator(port, **settings):
     made = ServerGenerator(
         TOKENIZER, url=f"http://127.0.0.1:{port}/v1", fixed=True, wait=5, **settings
     )
-    made.endpoint = endpoint(port, wait=5)
+    made.servers = [endpoint(port, wait=5)]
     return made
 
 
@@ -145,15 +146,14 @@ def test_log_probabilities_before_truncation_are_refused():
         assert len(generator(port).generate(requests(1), Sampling(temperature=0.7))) == 1
 
 
-def test_a_server_does_not_follow_the_learner_unless_that_was_said():
+def test_what_becomes_of_the_served_weights_must_be_said():
     with serving(Script(completion)) as port:
         made = generator(port)
-        made.resume(None, 0)
-        made.sync(None)
-        assert made.version == 0
-        made.fixed = False
-        with pytest.raises(RunError, match="fixed=true"):
-            made.sync(None)
+        made.resume(None, 3)
+        assert made.sync(None) == {} and made.version == 0
+        for wrong in ({}, {"fixed": True, "sync": "folder"}):
+            with pytest.raises(RecipeError, match=r"sync=folder or nccl.*fixed=true"):
+                ServerGenerator(TOKENIZER, url=f"http://127.0.0.1:{port}/v1", **wrong)
 
 
 @pytest.mark.parametrize("failures", [[500], [429, 408], [503, 502, 504]])
@@ -183,7 +183,7 @@ def test_a_step_goes_on_when_a_lost_server_returns():
     samples = []
     with serving(script) as port:
         made = generator(port)
-        made.endpoint = endpoint(port, wait=20, concurrency=2)
+        made.servers = [endpoint(port, wait=20, concurrency=2)]
         asking = threading.Thread(
             target=lambda: samples.extend(made.generate(requests(30), Sampling()))
         )

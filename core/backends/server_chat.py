@@ -1,0 +1,47 @@
+"""An OpenAI-compatible server as the other side of a chat, for judges and critics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from didact.core.backends.endpoint import Endpoint
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ServerChat:
+    """Asks a served model in words, for judges and critics.
+
+    Attributes:
+        endpoint: where.
+        served: the model's name there; None: the only one that is served.
+        temperature: of its answers; 0 is greedy.
+        max_tokens: longest answer.
+        seed: of its answers, where the server knows seeds.
+    """
+
+    endpoint: Endpoint
+    served: str | None = None
+    temperature: float = 0.0
+    max_tokens: int = 1024
+    seed: int | None = None
+
+    def __call__(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
+        """One answer per conversation, in order.
+
+        Raises:
+            RunError: the server refuses, or stays down.
+        """
+        if not conversations:
+            return []
+        fixed = {
+            "model": self.endpoint.named(self.served),
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            **({} if self.seed is None else {"seed": self.seed}),
+        }
+        bodies = [{**fixed, "messages": [dict(m) for m in chat]} for chat in conversations]
+        answers = self.endpoint.post("/chat/completions", bodies)
+        return [str(answer["choices"][0]["message"].get("content") or "") for answer in answers]
