@@ -57,12 +57,19 @@ class Batch:
                         f"origin {row.origin})."
                     )
             return pad_sequence([row.columns[name] for row in self.rows], batch_first=True)
-        lacking = [row.origin for row in self.rows if name not in row.signals]
+        unsigned = [row for row in self.rows if name not in row.signals]
+        lacking = [row for row in unsigned if name not in row.columns]
         if lacking:
             raise RecipeError(
                 f"'{name}' is missing on {len(lacking)} of {len(self.rows)} rows "
-                f"(origin {', '.join(sorted(set(lacking)))}); narrow the rule with 'where', "
-                f"or add the stage that makes it."
+                f"({_origins(lacking)}); narrow the rule with 'where', or add the stage that makes "
+                f"it."
+            )
+        if unsigned:
+            raise RecipeError(
+                f"'{name}' is a number for each token on {len(unsigned)} of {len(self.rows)} rows "
+                f"({_origins(unsigned)}), and one for the whole response on the others; give all "
+                f"the same."
             )
         return torch.tensor([row.signals[name] for row in self.rows], dtype=torch.float32)
 
@@ -72,6 +79,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def _origins(rows: Sequence[Trajectory]) -> str:
+    return f"origin {', '.join(sorted({row.origin for row in rows}))}"
 
 
 def together(rows: Sequence[Trajectory]) -> list[list[int]]:
