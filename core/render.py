@@ -59,7 +59,7 @@ class TextRenderer:
         if self.max_prompt_tokens is not None and len(tokens) > self.max_prompt_tokens:
             raise DataError(
                 f"problem '{problem.id}': its prompt has {len(tokens)} tokens, the limit is "
-                f"{self.max_prompt_tokens}; raise 'max_prompt_tokens' or leave the problem out."
+                f"{self.max_prompt_tokens}; raise 'prompt.max_tokens' or leave the problem out."
             )
         return Prompt(problem.id, tokens, problem, demonstrations)
 

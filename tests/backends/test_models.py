@@ -108,7 +108,9 @@ def test_a_chat_template_is_used_if_there_is_one():
 
 def test_an_over_long_prompt_names_the_problem_the_length_and_the_limit():
     renderer = TextRenderer(load_tokenizer(SPEC), max_prompt_tokens=4)
-    with pytest.raises(DataError, match=r"problem 'q7'.*has 6 tokens, the limit is 4"):
+    with pytest.raises(
+        DataError, match=r"problem 'q7'.*has 6 tokens, the limit is 4.*'prompt.max_tokens'"
+    ):
         renderer.prompt(Problem("q7", "abcde"))
     assert renderer.fits(Problem("q8", "abc")) and not renderer.fits(Problem("q7", "abcde"))
 
