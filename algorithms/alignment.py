@@ -7,7 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from didact.algorithms.groups import group_size, group_sum
+from didact.algorithms.credit import at_steps
+from didact.algorithms.groups import group_size, group_sum, subgroups
+from didact.algorithms.shaping import turn_ends
+from didact.core.bind import adds
+from didact.core.ranges import NonNegative, Share
 
 
 def round_returns(rewards: Tensor, *, gamma: float) -> Tensor:
@@ -92,3 +96,59 @@ def aligned_advantages(
         case "rounds":
             spread = credits.std(0) if len(credits) > 1 else torch.ones_like(credits[0])
             return (credits - credits.mean(0)) / (spread + 1e-9)
+
+
+@adds("advantages")
+def advantage_alignment(
+    groups: Tensor,
+    mask: Tensor,
+    seat: Tensor,
+    round_rewards: Tensor,
+    other_rewards: Tensor,
+    *,
+    beta: NonNegative = 0.5,
+    gamma: Share = 0.9,
+    include_now: bool = False,
+    discount: bool = False,
+    signs: bool = False,
+    clip: NonNegative = torch.inf,
+    per_round: bool = False,
+    whitened: Literal["no", "all", "rounds"] = "no",
+) -> dict[str, Tensor]:
+    """`aligned_advantages` on every token of a player's message of a round, [N, T].
+
+    A message is a run of loss tokens. Both players' advantages are `round_advantages`, over the
+    games of the group in which the player had the same seat. A round that was not played counts 0.
+
+    Args:
+        seat: which player the trajectory is of, [N].
+        round_rewards, other_rewards: what a round brought the player and the co-player, at the
+            last token of the player's message, [N, T].
+    """
+    ends = turn_ends(mask)
+    games = subgroups(groups, seat)
+    own, other = (
+        round_advantages(_played(rewards, ends), games, gamma=gamma)
+        for rewards in (round_rewards, other_rewards)
+    )
+    credits = aligned_advantages(
+        own,
+        other,
+        beta=beta,
+        gamma=gamma,
+        include_now=include_now,
+        discount=discount,
+        signs=signs,
+        clip=clip,
+        per_round=per_round,
+        whitened=whitened,
+    )
+    before = (ends.long().cumsum(1) - ends.long()).clamp(max=credits.shape[1] - 1)
+    return {"advantages": torch.where(mask, credits.gather(1, before), 0.0)}
+
+
+def _played(rewards: Tensor, ends: Tensor) -> Tensor:
+    """The rewards of the rounds [N, K]; 0 beyond a row's last one."""
+    rounds = at_steps(rewards, ends)
+    beyond = torch.arange(rounds.shape[1], device=ends.device) >= ends.sum(1, keepdim=True)
+    return torch.where(beyond, 0.0, rounds)

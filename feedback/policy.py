@@ -73,7 +73,7 @@ class PolicySource:
     def _play(self, prompts: Sequence[Prompt], sampling: Sampling, run: Run) -> list[Trajectory]:
         greedy = " greedy" if sampling.temperature == 0 else ""  # takes no seed from the samples
         seeds = seeds_of(run, prompts, self.model + greedy)
-        live = [_start(prompt, self.origin or self.model) for prompt in prompts]
+        live = [started(prompt, self.origin or self.model) for prompt in prompts]
         if self.timed:
             live = [episode.with_signals(duration=0.0) for episode in live]
         active, turn = list(range(len(live))), 0
@@ -88,7 +88,7 @@ class PolicySource:
             ]
             samples = ask(run, self.model, requests, replace(sampling, max_tokens=max(limits)))
             for at, sample, limit in zip(active, samples, limits, strict=True):
-                live[at] = _said(live[at], cut(sample, limit), run)
+                live[at] = said(live[at], cut(sample, limit), run)
                 if self.environment is not None:
                     live[at] = live[at].with_signals(turns=turn + 1.0)
             active = self._answered(live, active, turn, sampling.max_tokens, run)
@@ -119,7 +119,7 @@ class PolicySource:
             if len(live[at].tokens) + len(tokens) >= most:
                 live[at] = replace(live[at], truncated=True)
                 continue
-            live[at] = _append(live[at], tokens, torch.zeros(len(tokens)), trainable=False)
+            live[at] = appended(live[at], tokens, torch.zeros(len(tokens)), trainable=False)
             going.append(at)
         return going
 
@@ -206,7 +206,8 @@ def _turn(seed: int, turn: int) -> int:
     return seed if turn == 0 else seed_of(seed, turn)
 
 
-def _start(prompt: Prompt, origin: str) -> Trajectory:
+def started(prompt: Prompt, origin: str) -> Trajectory:
+    """An episode in which nothing has been said."""
     empty = torch.zeros(0, dtype=torch.int64)
     return Trajectory(
         prompt,
@@ -217,9 +218,9 @@ def _start(prompt: Prompt, origin: str) -> Trajectory:
     )
 
 
-def _said(so_far: Trajectory, sample: Sample, run: Run) -> Trajectory:
+def said(so_far: Trajectory, sample: Sample, run: Run) -> Trajectory:
     """The episode with one more response; its version is the oldest that spoke in it."""
-    longer = _append(so_far, sample.tokens, sample.logprobs, trainable=True)
+    longer = appended(so_far, sample.tokens, sample.logprobs, trainable=True)
     version = sample.version if so_far.version is None else min(so_far.version, sample.version)
     return replace(
         longer,
@@ -229,7 +230,8 @@ def _said(so_far: Trajectory, sample: Sample, run: Run) -> Trajectory:
     )
 
 
-def _append(so_far: Trajectory, tokens: Tensor, logprobs: Tensor, trainable: bool) -> Trajectory:
+def appended(so_far: Trajectory, tokens: Tensor, logprobs: Tensor, trainable: bool) -> Trajectory:
+    """The episode with further tokens and the log-probabilities they were drawn with."""
     flags = torch.full((len(tokens),), trainable)
     longer = replace(
         so_far,

@@ -7,6 +7,7 @@ from didact.algorithms import (
     adaptive_clip,
     advantage_variants,
     advantages,
+    alignment,
     allotment,
     consistency,
     credit,
@@ -44,6 +45,7 @@ from didact.feedback import (
     demonstrations,
     drawn,
     environments,
+    games,
     partial,
     policy,
     prefixes,
@@ -98,6 +100,7 @@ def register_sources(register: Register) -> None:
     register("own_prefix", prefixes.OwnPrefixSource)
     register("branch", prefixes.BranchSource)
     register("replay", replay.ReplaySource)
+    register("repeated_game", games.RepeatedGame)
 
 
 @hookimpl
@@ -166,6 +169,7 @@ def register_advantages(register: Register) -> None:
         advantage_variants.stratified,
         advantage_variants.gream,
         advantage_variants.counted_norm,
+        alignment.advantage_alignment,
         token_advantages.reinforce_plus_plus,
         token_advantages.reinforce_plus_plus_baseline,
         token_advantages.gae,

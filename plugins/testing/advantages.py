@@ -17,7 +17,7 @@ COLUMNS = frozenset(
     {
         *("values", "entropy", "advantages_per_token", "prefix"),
         *("step_end", "step_value", "prover_value", "process", "progress", "grounding", "decoded"),
-        "ranks",
+        *("ranks", "round_rewards", "other_rewards"),
     }
 )
 SIZES = (4, 3, 1, 2)

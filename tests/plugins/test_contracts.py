@@ -64,6 +64,7 @@ def gym():
 
 
 EXAMPLES = {
+    "advantage:advantage_alignment": Example(among={"seat": [0, 1]}),
     "advantage:opmd": Example({"temperature": 0.5}),
     "advantage:rank_penalised": Example({"penalty": 0.5}),
     "advantage:reward_minus_kl": Example({"beta": 0.1}),
