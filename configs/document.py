@@ -28,6 +28,8 @@ from didact.plugins.recipes import recipe_files, recipe_named
 
 PACKAGED = Path(__file__).parent
 Spot = tuple[str | int, ...]
+ONE_OR_MANY = frozenset({"rule", "times", "select"})
+"""Keys where one item may be written for a list of one."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,10 @@ def _lines(node: yaml.Node, file: str, at: Spot = ()) -> Iterator[tuple[Spot, in
 
 def _merge(into: Document, new: Document, at: Spot) -> None:
     """Merge `new` into `into`, at one location of both."""
-    old_data, new_data = _at(into.data, at), _at(new.data, at)
+    old_data: Any = into.data
+    new_data: Any = new.data
+    for part in at:
+        old_data, new_data = old_data[part], new_data[part]
     for key, value in new_data.items():
         spot = (*at, key)
         if value is REMOVE:
@@ -211,7 +216,7 @@ def _merge(into: Document, new: Document, at: Spot) -> None:
             del old_data[key]
             _forget(into, spot)
         elif _mergeable(old_data.get(key), value):
-            old_data[key] = _opened(old_data[key], in_list=False)
+            old_data[key] = _opened(old_data[key], spot)
             into.places[spot] = new.place(spot)
             _merge(into, new, spot)
         else:
@@ -246,12 +251,6 @@ def _forget(document: Document, spot: Spot) -> None:
         del document.places[known]
 
 
-def _at(data: Any, spot: Spot) -> Any:
-    for key in spot:
-        data = data[key]
-    return data
-
-
 def _dotted(spot: Spot) -> str:
     return ".".join(map(str, spot))
 
@@ -261,40 +260,41 @@ def assign(document: Document, path: str, value: Any, place: Place) -> None:
     spot: Spot = ()
     here: Any = document.data
     keys = path.split(".")
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        step: str | int = key
-        if isinstance(here, list):
-            if not key.isdigit() or int(key) >= len(here):
-                raise RecipeError(
-                    f"{place}: {path}: '{_dotted(spot)}' is a list of {len(here)}; "
-                    f"'{key}' is not one of its positions."
-                )
-            step = int(key)
-        elif not isinstance(here, dict):
-            raise RecipeError(f"{place}: {path}: '{_dotted(spot)}' has no parts.")
-        elif key.isdigit() and int(key) in here:
-            step = int(key)
+    for key, after in zip(keys, [*keys[1:], None], strict=True):
+        step = _step(here, key, f"{place}: {path}: '{_dotted(spot)}'")
         spot = (*spot, step)
-        if last:
-            _forget(document, spot)
-            if value is REMOVE:
-                if step not in here if isinstance(here, dict) else False:
-                    said = unknown("key", str(step), map(str, here))
-                    raise RecipeError(f"{place}: {path}: nothing to remove: {said}")
-                here.pop(step)
-            else:
-                here[step] = deepcopy(value)
-                document.places[spot] = place
-        else:
+        if after is not None:
             if isinstance(here, dict):
                 here.setdefault(step, {})
-            here[step] = _opened(here[step], in_list=isinstance(here, list))
+            here[step] = _opened(here[step], spot, after)
             here = here[step]
+    _forget(document, spot)
+    if value is not REMOVE:
+        here[step] = deepcopy(value)
+        document.places[spot] = place
+    elif isinstance(here, dict) and step not in here:
+        said = unknown("key", str(step), map(str, here))
+        raise RecipeError(f"{place}: {path}: nothing to remove: {said}")
+    else:
+        here.pop(step)
 
 
-def _opened(value: Any, in_list: bool) -> Any:
-    """A bare name, opened for settings beside it: in a list it is a stage, elsewhere a part."""
+def _step(here: Any, key: str, where: str) -> str | int:
+    """A key of a path as the key of what it leads into."""
+    if isinstance(here, list):
+        if not key.isdigit() or int(key) >= len(here):
+            said = f"is a list of {len(here)}; '{key}' is not one of its positions."
+            raise RecipeError(f"{where} {said}")
+        return int(key)
+    if not isinstance(here, dict):
+        raise RecipeError(f"{where} has no parts.")
+    return int(key) if key.isdigit() and int(key) in here else key
+
+
+def _opened(value: Any, spot: Spot, after: str = "") -> Any:
+    """One item as a list of it, if a position follows; a bare name with room for its settings."""
+    if spot[-1] in ONE_OR_MANY and after.isdigit() and not isinstance(value, list):
+        return [value]
     if not isinstance(value, str):
         return value
-    return {value: {}} if in_list else {"use": value}
+    return {value: {}} if spot[-2:-1] in (("experience",), ("stages",)) else {"use": value}

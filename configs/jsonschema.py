@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
 
+from didact.configs.document import ONE_OR_MANY
 from didact.configs.schema import LossSpec, Recipe, RuleSpec
 from didact.plugins import spec as parts
 from didact.plugins.registry import Entry, Registry
@@ -139,7 +140,7 @@ def _one_or_many(definitions: Json) -> None:
     for definition in losses:
         for holder in (definition, *definition.get("anyOf", ())):
             properties = holder.get("properties", {})
-            for key in {"rule", "times", "select"} & properties.keys():
+            for key in ONE_OR_MANY & properties.keys():
                 many = properties[key]
                 if "items" in many:
                     properties[key] = {"anyOf": [many, many["items"]]}

@@ -60,6 +60,20 @@ def test_set_and_overrides_reach_inside_lists(tmp_path):
         read(base, ["stages.7.x=1"])
 
 
+def test_the_one_item_of_a_list_written_without_it_is_its_first(tmp_path):
+    base = write(
+        tmp_path, "base.yaml", "rule: {use: a, times: b}\nother: {rule: c}\nlist: {rule: [d, e]}\n"
+    )
+    overrides = ["rule.0.times.0.x=1", "other.rule.0.y=2", "list.rule.1.z=3"]
+    assert read(base, overrides).data == {
+        "rule": [{"use": "a", "times": [{"use": "b", "x": 1}]}],
+        "other": {"rule": [{"use": "c", "y": 2}]},
+        "list": {"rule": ["d", {"use": "e", "z": 3}]},
+    }
+    with pytest.raises(RecipeError, match="'rule' is a list of 1; '1' is not one of its"):
+        read(base, ["rule.1.y=1"])
+
+
 def test_values_remember_the_file_and_line_they_came_from(tmp_path):
     write(tmp_path, "base.yaml", "a:\n  x: 1\n  y: 2\n")
     child = write(tmp_path, "child.yaml", "extends: base.yaml\n\na: {y: 3}\n")
