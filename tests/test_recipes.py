@@ -85,6 +85,7 @@ def test_a_recipe_says_where_it_comes_from(name):
     code = re.search(r"[\w-]+/[\w.-]+@[0-9a-f]{7,}", about)
     composed = re.search(r"composition|embedded|supervised", about, re.IGNORECASE)
     assert paper or code or composed
+    assert not re.search(r"\bspec\b|\w\.md\b", about), "refers to what a reader does not have"
 
 
 @pytest.mark.parametrize("name", packaged())
