@@ -58,7 +58,11 @@ def run_comparison(
     }
     (out / "comparison.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     most = jobs or max(len(gpus) // max(comparison.gpus, 1), 1)
-    failed = run_cells(todo, most, gpus, console)
+    try:
+        failed = run_cells(todo, most, gpus, console)
+    except KeyboardInterrupt:
+        console.say("interrupted; the same command continues")
+        raise
     from didact.core.report import build_report
 
     report = build_report([out], out)
@@ -102,9 +106,10 @@ def run_cells(
                     console.say(f"{cell.name}: running")
                     running[cell.name] = cell
                     wanted = cell.gpus if gpus else 0
-                    pool.start(cell.name, wanted, _work, cell.document, str(cell.folder.path))
+                    name = cell.name if jobs > 1 else ""
+                    pool.start(cell.name, wanted, _work, cell.document, cell.folder.path, name)
                 elif reason != "done":
-                    failed[cell.name] = reason
+                    failed |= _closed(cell, Ended(cell.name, failure=reason))
             for end in pool.ended() if running else ():
                 failed |= _closed(running.pop(end.name), end)
     return failed
@@ -137,7 +142,7 @@ def _prepared(cell: Cell, console: Console) -> str:
         console.say(f"{cell.name}: done before, reused")
     if state == "changed":
         put_aside(cell.folder.path)
-    if state == "begun":
+    if state != "done":
         (cell.folder.path / "error.txt").unlink(missing_ok=True)
     return "done" if state == "done" else ""
 
@@ -156,9 +161,10 @@ def _closed(cell: Cell, end: Ended) -> dict[str, str]:
     return {cell.name: end.failure}
 
 
-def _work(document: Document, folder: str) -> str:
-    """In a cell's process: run or resume it."""
+def _work(document: Document, folder: Path, name: str) -> str:
+    """In a cell's process: run or resume it. Lines begin with the name, if one is given."""
     from didact.configs.launch import train_recipe
 
-    path = Path(folder)
-    return train_recipe(document, out=path, resume=path.exists(), console=Console(indent="  "))
+    console = Console(indent=f"  {name}: " if name else "  ")
+    console.live = console.live and not name  # several cannot rewrite one line of a terminal
+    return train_recipe(document, out=folder, resume=folder.exists(), console=console)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, forkserver, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from threading import Thread
@@ -53,7 +54,7 @@ class Pool:
         self.jobs, self.free = jobs, list(gpus)
         self.running: list[_Running] = []
         self.context = get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOADED)
+        _serve()
 
     def room(self, gpus: int) -> bool:
         """Whether a call that needs so many GPUs could start now."""
@@ -116,6 +117,19 @@ class Pool:
     def _join(self) -> None:
         for one in self.running:
             one.process.join()
+
+
+def _serve() -> None:
+    """Start the server, which imports from where the caller does."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        forkserver.set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 def _ended(one: _Running) -> Ended:

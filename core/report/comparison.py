@@ -11,7 +11,7 @@ from didact.core.report.answers import Browser, final_answers, training_samples
 from didact.core.report.cells import Cells
 from didact.core.report.costs import Cost, budget_notices, costs
 from didact.core.report.curves import Curves, curves
-from didact.core.report.evidence import Evidence, gather
+from didact.core.report.evidence import Evidence, gather, unlike_bins
 from didact.core.report.overlap import Overlap, overlap, recipe_diffs
 from didact.core.report.read import RunRecord
 from didact.core.report.scores import Score, final_scores, in_words, part_scores, pass_scores
@@ -97,7 +97,7 @@ def _caveats(
         out.append("No run has a usable final evaluation: there are no accuracies to compare.")
     else:
         out += _seed_caveats(cells.baseline, evidence)
-        out += _question_caveats(evidence)
+        out += [*_question_caveats(evidence), *unlike_bins(runs)]
     return out + budget_notices(spent, cells.baseline, cells.budget)
 
 

@@ -242,6 +242,26 @@ def _counts(tables: Sequence[Sequence[Row]], value: Callable[[Row], int]) -> NDA
     return np.array([[value(row) for row in table] for table in tables], dtype=np.int64)
 
 
+def unlike_bins(runs: Sequence[RunRecord]) -> list[str]:
+    """Runs of one seed measure base difficulty with the same model and the same random numbers; a
+    sentence for each run that found other bins than the first of its seed."""
+    first: dict[str, tuple[RunRecord, Mapping[str, Any]]] = {}
+    out = []
+    for run in runs:
+        bins = {key: row.get("bin") for key, row in _keyed(run).items()}
+        if not any(bins.values()):
+            continue
+        other, there = first.setdefault(run.seed, (run, bins))
+        unlike = sum(bins[key] != there.get(key) for key in bins)
+        if unlike:
+            out.append(
+                f"{run.name} measured other base difficulties than {other.name} on {unlike} of "
+                f"{len(bins)} questions, though a seed has one base model: its evaluation before "
+                "the first step had other settings, or ran on other software or hardware."
+            )
+    return out
+
+
 def _bins(tables: Sequence[Sequence[Row]], said: list[str]) -> tuple[str, ...] | None:
     """Each question's difficulty: what most runs measured."""
     votes = [Counter(row.get("bin") for row in rows) for rows in zip(*tables, strict=True)]
@@ -250,8 +270,8 @@ def _bins(tables: Sequence[Sequence[Row]], said: list[str]) -> tuple[str, ...] |
     unlike = sum(len(vote) > 1 for vote in votes)
     if unlike:
         said.append(
-            f"runs measured base difficulty apart and differ on {unlike} of {len(votes)} "
-            "questions; what most runs found is used."
+            f"base difficulty is measured for every seed apart, and differs on {unlike} of "
+            f"{len(votes)} questions; what most runs found is used."
         )
     return tuple(str(vote.most_common(1)[0][0]) for vote in votes)
 

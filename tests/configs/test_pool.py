@@ -105,8 +105,8 @@ FAKE = """
 import os, signal
 from pathlib import Path
 
-def work(document, folder):
-    Path(folder).mkdir(parents=True)
+def work(document, folder, name):
+    folder.mkdir(parents=True)
     Path(folder, "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     if document.name == "killed":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -8,6 +8,7 @@ import yaml
 
 from didact.core.errors import DataError, DidactError
 from didact.core.report import Cells, build_report, find_cells
+from didact.core.report.comparison import compared
 from didact.core.report.evidence import gather
 from didact.core.report.read import read_run
 
@@ -120,6 +121,19 @@ def test_runs_from_other_base_models_are_refused_by_name(tmp_path, made, run, ch
     edit(runs[1], **changes)
     with pytest.raises(DidactError, match=r"start from different models.*other"):
         build_report(runs, tmp_path / "report")
+
+
+def test_runs_of_one_seed_that_measured_other_base_difficulties_are_flagged(tmp_path, comparison):
+    folder = shutil.copytree(comparison, tmp_path / "copy", ignore=shutil.ignore_patterns("report"))
+    assert not compared(find_cells([folder])).evidence.notices
+    file = last_evaluation(folder / "cells" / "relift" / "1")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[3]["bin"] = "easy" if rows[3]["bin"] != "easy" else "hard"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (said,) = [c for c in compared(find_cells([folder])).caveats if "base difficulties" in c]
+    assert said.startswith(
+        "relift, seed 1 measured other base difficulties than grpo, seed 1 on 1 of 80"
+    )
 
 
 def test_a_path_that_is_no_run_is_refused(tmp_path):
