@@ -15,6 +15,10 @@ from didact.core.backends.forward import Readouts
 from didact.core.backends.optim import NamedAdamW
 from didact.core.errors import RecipeError
 
+BUCKET = 2**26
+"""Gradients that are reduced at once, and parameters that are gathered at once for export
+(elements); DeepSpeed holds memory for all of a bucket."""
+
 
 def started(reader: Readouts, optimizer: NamedAdamW, settings: dict[str, Any]) -> Any:
     """Start DeepSpeed in the process group of the run, or in one of a single process."""
@@ -38,7 +42,7 @@ def started(reader: Readouts, optimizer: NamedAdamW, settings: dict[str, Any]) -
     return deepspeed.initialize(model=reader, optimizer=optimizer, config=settings)[0]
 
 
-def ours(stage: int, dtype: torch.dtype, ranks: int) -> dict[str, Any]:
+def ours(stage: int, dtype: torch.dtype, ranks: int, parameters: int) -> dict[str, Any]:
     """One micro-batch per step as DeepSpeed sees it; accumulation is ours."""
     half = dtype == torch.bfloat16
     if half and stage == 0:
@@ -51,7 +55,7 @@ def ours(stage: int, dtype: torch.dtype, ranks: int) -> dict[str, Any]:
         "steps_per_print": 2**62,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": stage, "reduce_bucket_size": 2**26},
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": min(parameters, BUCKET)},
     }
     if half:
         settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from didact.core.backends import engines, learning, reports
+from didact.core.backends import engines, learning, lora, reports
 from didact.core.backends.budget import REMEDY, Budget, TooLarge, out_of_memory
-from didact.core.backends.deepspeed_engine import merged, ours, started
+from didact.core.backends.deepspeed_engine import BUCKET, merged, ours, started
 from didact.core.backends.forward import Readouts, Row, unpacked
 from didact.core.backends.optim import NamedAdamW, OptimizerSpec
 from didact.core.backends.scalars import Scalars
@@ -23,9 +23,6 @@ from didact.core.protocols import Names, State, UpdateRule, World
 from didact.core.ranges import Count
 from didact.core.types import Trajectory
 from didact.core.world import Alone
-
-BUCKET = 2**26
-"""Parameters gathered at once for export (elements)."""
 
 
 class DeepSpeedLearner:
@@ -82,16 +79,17 @@ class DeepSpeedLearner:
         self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
         if gradient_checkpointing:
             engines.checkpointed(model)
-        model.requires_grad_(bool(optimizers))
+        self.params = lora.learning(model, bool(optimizers))
         self.scalars = Scalars(optimizers, self.world, self.reader.device, self.world.size)
         self.optimizer: NamedAdamW | None = None
         self.engine: Any = None
         if optimizers:
-            self.optimizer = NamedAdamW(model.parameters(), optimizers)
-            settings = ours(stage, next(model.parameters()).dtype, self.world.size)
+            self.optimizer = NamedAdamW(self.params, optimizers)
+            size = sum(p.numel() for p in model.parameters())
+            settings = ours(stage, next(model.parameters()).dtype, self.world.size, size)
             self.engine = started(self.reader, self.optimizer, merged(settings, config or {}))
             self.optimizer.norm = None if stage == 0 else self._norm
-            for param in model.parameters():
+            for param in self.params:
                 hooked: Any = param
                 hooked.register_post_accumulate_grad_hook(self._mark_reduced)
 
@@ -189,7 +187,11 @@ class DeepSpeedLearner:
         return self.optimizer
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter by name, gathered in buckets that never overlap; tied ones once."""
+        """Every parameter by name, adapters merged; gathered in buckets; tied ones once."""
+        return lora.merged(self._whole(), lora.scales(self.model))
+
+    def _whole(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter as the model names it, gathered in buckets that never overlap."""
         for bucket in _buckets(self.model.named_parameters()):
             whole = self._gathered([param for _, param in bucket])
             for (name, _), value in zip(bucket, whole, strict=True):
@@ -221,7 +223,7 @@ class DeepSpeedLearner:
     def _partitions(self) -> list[Tensor]:
         """The float32 tensors that this rank optimizes."""
         if self.engine is None or self.stage == 0:
-            return list(self.model.parameters())
+            return self.params
         inner = self.engine.optimizer
         flat = (
             "single_partition_of_fp32_groups" if self.stage < 3 else "fp32_partitioned_groups_flat"
