@@ -13,6 +13,7 @@ from torch import Tensor
 
 from didact.algorithms import shaping
 from didact.algorithms.redistribution import redistributed
+from didact.algorithms.tensors import masked_mean, masked_sum
 from didact.algorithms.token_advantages import at_last_token
 from didact.core.bind import adds
 from didact.core.ranges import Count, Share
@@ -153,6 +154,55 @@ def return_decomposition(
     scale = length.clamp(min=1) if per_step else torch.ones_like(length)
     error = torch.where(length > 0, (total - reward) / scale, 0.0).square()
     return torch.where(mask, error[:, None], 0.0)
+
+
+@adds("step_sampled")
+def sampled_steps(step_end: Tensor, draws: Tensor, *, steps: Count = 4) -> dict[str, Tensor]:
+    """Column `step_sampled`: 1 on so many step ends of each row, drawn without replacement.
+
+    K of RRD in LaRe, arXiv:2412.11120. A row with fewer steps has all of them; the release draws
+    with replacement there.
+
+    Args:
+        step_end: [N, T]; draws: uniform random numbers, [N].
+    """
+    chosen = torch.zeros_like(step_end)
+    for at, ends in enumerate(step_end.bool()):
+        places = ends.nonzero()[:, 0]
+        generator = torch.Generator().manual_seed(int(float(draws[at]) * 2**53))
+        order = torch.randperm(len(places), generator=generator).to(places.device)
+        chosen[at, places[order[:steps]]] = 1.0
+    return {"step_sampled": chosen}
+
+
+def randomised_decomposition(
+    values: Tensor,
+    step_end: Tensor,
+    step_sampled: Tensor,
+    reward: Tensor,
+    mask: Tensor,
+    *,
+    unbiased: bool = True,
+) -> Tensor:
+    """(mean of K sampled step rewards - R/L)^2 on every token of a row, [B, T].
+
+    RRD of LaRe, arXiv:2412.11120 (thu-rllab/LaRe @ 332cbe96): `return_decomposition` from the steps
+    that `sampled_steps` chose; `unbiased` takes off the variance of that choice, (1 - K/L) Var_K /
+    K with K - 1. With `average: sequences` the mean over answers. A row without a step has loss 0.
+
+    Args:
+        values: of the value model that decodes, [B, T]; step_end, step_sampled, mask: [B, T];
+            reward: [B].
+    """
+    length = (step_end.bool() & mask).sum(1).clamp(min=1)
+    picked = step_sampled.bool() & mask
+    count = picked.sum(1)
+    mean = masked_mean(values, picked)
+    error = (mean - reward / length).square()
+    if unbiased:
+        squares = masked_sum((values - mean[:, None]).square(), picked) / (count - 1).clamp(min=1)
+        error = error - (1 - count / length) * squares / count.clamp(min=1)
+    return torch.where(mask, torch.where(count > 0, error, 0.0)[:, None], 0.0)
 
 
 @adds("reward", "reward_nominal", "reward_robust")

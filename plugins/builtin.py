@@ -189,6 +189,7 @@ def register_advantages(register: Register) -> None:
         credit.turn_steps,
         credit.turn_progress,
         credit.decoded_rewards,
+        credit.sampled_steps,
         credit.robust_ensemble,
     )
     register("adaptive_kl_reward", kl_reward.AdaptiveKL)
@@ -229,6 +230,7 @@ def register_losses(register: Register) -> None:
         regularizers.corrected_kl,
         regularizers.squared_log_ratio,
         credit.return_decomposition,
+        credit.randomised_decomposition,
         value_learning.squared_error,
         value_learning.clipped_value,
         value_learning.rover,

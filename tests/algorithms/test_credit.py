@@ -119,6 +119,34 @@ def test_the_decoders_loss_is_return_decomposition(per_step):
         close(torch.autograd.grad(mean, steps)[0], wanted)
 
 
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_the_loss_on_sampled_steps_is_randomised_decomposition(unbiased):
+    torch.manual_seed(2)
+    steps = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    lengths, returns = torch.tensor([6, 3, 4]), t([1.0, 0.0, 2.0])
+    mask = torch.arange(6)[None] < lengths[:, None]
+    drawn = credit.sampled_steps(mask.double(), t([0.1, 0.5, 0.9]), steps=3)["step_sampled"]
+    assert (drawn * mask).sum(1).tolist() == [3, 3, 3]
+    ours = credit.randomised_decomposition(
+        steps, mask.double(), drawn, returns, mask, unbiased=unbiased
+    )
+    mean = (ours.sum(1) / lengths).mean()  # average: sequences
+    chosen = drawn.nonzero()[:, 1].view(3, 3)
+    theirs = redistribution.randomised_decomposition(
+        steps, lengths, returns, chosen, unbiased=unbiased
+    )
+    close(mean, theirs)
+    close(*(torch.autograd.grad(loss, steps)[0] for loss in (mean, theirs)))
+
+
+def test_a_row_with_fewer_steps_than_are_drawn_has_all_of_them():
+    one = credit.sampled_steps(ENDS, t([0.3, 0.3, 0.3]), steps=2)["step_sampled"]
+    assert one.sum(1).tolist() == [2, 2, 0]
+    assert ((one == 1) <= (ENDS == 1)).all()
+    many = credit.sampled_steps(ENDS, t([0.3, 0.3, 0.3]), steps=9)["step_sampled"]
+    close(many, ENDS)
+
+
 @pytest.mark.parametrize("case", [c for c in PAPERS if c["case"].startswith("brme")])
 def test_an_ensemble_with_spreads_is_brme(case):
     given, nominal = case["inputs"], case["args"]["lambda_nominal"]

@@ -74,6 +74,8 @@ EXAMPLES = {
     "advantage:process_advantage": Example(
         rows=["prover_start"], among={"step_end": [0, 1]}, between={"prover_value": (0, 1)}
     ),
+    "advantage:sampled_steps": Example(among={"step_end": [0, 1]}),
+    "loss:randomised_decomposition": Example(among={"step_end": [0, 1], "step_sampled": [0, 1]}),
     "loss:return_decomposition": Example(among={"step_end": [0, 1]}),
     "advantage:stratified": Example(among={"strata": [0, 1, 2]}),
     "advantage:prefix_group_norm": Example(among={"prefix": [0, 1], "prefix_id": [0, 1, 2]}),
