@@ -124,6 +124,7 @@ class Builder:
             batch_size=spec.batch_size,
             draw=spec.draw,
             epochs=spec.epochs,
+            shuffle=spec.shuffle,
             model=spec.model,
             optimizer=spec.optimizer,
             max_age=spec.max_age,

@@ -113,6 +113,7 @@ class PhaseSpec(Strict):
         batch_size: most rows of one optimizer step; unset: what is drawn makes one step.
         draw: rows taken from the pool when it steps; unset: all.
         epochs: passes over them.
+        shuffle: take them in another order in each pass.
         optimizer: which of `optimizers:` steps.
         model: which of `models:` learns.
         max_age: most weight versions a row may be old.
@@ -126,6 +127,7 @@ class PhaseSpec(Strict):
     batch_size: Count | None = None
     draw: Count | None = None
     epochs: Count = 1
+    shuffle: bool = False
     optimizer: str = "main"
     model: str = "policy"
     max_age: Whole | None = None

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
+from random import Random
 
 from didact.core.batch import Batch, together
 from didact.core.errors import RecipeError
 from didact.core.protocols import ReplayBuffer, Run, UpdateRule
 from didact.core.ranks import RANK_STRIDES
+from didact.core.seeds import seed_of
 from didact.core.types import Group, Trajectory
 from didact.core.where import Where
 
@@ -69,6 +71,8 @@ class Phase:
             size. None: whatever was drawn is one step.
         draw: how many rows a firing takes from the pool; None: all of them.
         epochs: passes over what was drawn.
+        shuffle: each pass in another order, of the seed of run, step, phase and pass; else all in
+            the order of the pool.
         model: the model that learns.
         optimizer: which of its optimizers steps.
         max_age: drop rows sampled more than so many weight versions ago, and count them.
@@ -85,6 +89,7 @@ class Phase:
     model: str = "policy"
     optimizer: str = "main"
     max_age: int | None = None
+    shuffle: bool = False
 
     def offer(self, groups: Sequence[Group], step: int) -> None:
         """Put what the phase takes into its pool, each row with its group's signals.
@@ -105,8 +110,10 @@ class Phase:
             return
         self._account(rows, run)
         steps = self.epochs * (ceil(len(rows) / self.batch_size) if self.batch_size else 1)
-        rows = self._aged(self._frozen(rows, steps, run), run)
-        for _ in range(self.epochs):
+        rows = list(self._aged(self._frozen(rows, steps, run), run))
+        for epoch in range(self.epochs):
+            if self.shuffle:
+                Random(seed_of("shuffle", run.seed, run.step, self.name, epoch)).shuffle(rows)
             for batch in _mini_batches(rows, self.batch_size or len(rows)):
                 yield self._now(batch, run)
 

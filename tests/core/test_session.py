@@ -36,7 +36,8 @@ def assert_same_model(one: Path, two: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-RELIFT = ("steps=4", "phases.sft.when.at_least=4", *LEARNS)
+SHUFFLED = ("phases.rl.shuffle=true", "phases.rl.batch_size=64")
+RELIFT = ("steps=4", "phases.sft.when.at_least=4", *SHUFFLED, *LEARNS)
 
 
 def test_two_and_two_steps_equal_four_bitwise(run):
