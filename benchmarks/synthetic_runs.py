@@ -87,6 +87,7 @@ def metrics_of(step: int, steps: int, kind: Kind, rng: random.Random) -> dict[st
         "seconds/score": 0.01,
         "seconds/update rl": 0.1,
         "seconds/sync": 0.02,
+        "memory/peak_gib/process": 0.5 + 0.25 * progress,
     }
     if kind.demonstrations:
         row["sft/used/demonstration"] = float(kind.demonstrations)

@@ -119,7 +119,8 @@ def csv_rows(found: Comparison) -> list[list[str]]:
     rows = [_score_row(score) for score in scores]
     for cost in found.costs:
         totals = {axis: cost.totals[axis] for axis in AXES}
-        each = totals | {"demonstrations share": cost.share, "peak memory GiB": cost.memory}
+        each = totals | {"demonstrations share": cost.share}
+        each |= {f"peak {whose} memory GiB": value for whose, value in cost.memory.items()}
         each |= {f"seconds/{name}": value for name, value in cost.stages.items()}
         each |= {f"used/{origin}": value for origin, value in cost.used.items()}
         rows += [_cost_row(cost.label, name, value, cost.runs) for name, value in each.items()]

@@ -13,6 +13,7 @@ from didact.core.report.read import Row, RunRecord
 
 DIFFERS = 0.05
 USED = "/used/"
+PEAK = "memory/peak_gib/"
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Cost:
         totals: by budget axis.
         used: trajectories that phases learned from, by origin.
         stages: seconds by what they went to; "other" is the rest of the step.
-        memory: highest peak, GiB.
+        memory: the highest peak of any run, GiB, by whose it is: "gpu" or "process".
     """
 
     label: str
@@ -31,7 +32,7 @@ class Cost:
     totals: Mapping[str, float]
     used: Mapping[str, float]
     stages: Mapping[str, float]
-    memory: float
+    memory: Mapping[str, float]
 
     @property
     def share(self) -> float:
@@ -100,14 +101,18 @@ def _cost(label: str, runs: Sequence[RunRecord]) -> Cost:
     rest = totals["seconds"] - sum(stages.values())
     if stages and math.isfinite(rest):
         stages["other"] = max(rest, 0.0)
-    peaks = [float(row["memory/peak_gib"]) for row in rows if "memory/peak_gib" in row]
+    peaks = [(name, float(row[name])) for row in rows for name in row if name.startswith(PEAK)]
+    memory = {
+        whose.removeprefix(PEAK): max(value for name, value in peaks if name == whose)
+        for whose in sorted({name for name, _ in peaks})
+    }
     return Cost(
         label=label,
         runs=len(runs),
         totals=totals,
         used={origin: _mean([_used(run, origin) for run in runs]) for origin in origins},
         stages=stages,
-        memory=max(peaks, default=math.nan),
+        memory=memory,
     )
 
 

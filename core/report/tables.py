@@ -110,14 +110,16 @@ def pass_table(scores: Sequence[Score]) -> Table:
 
 def cost_table(costs: Sequence[Cost], baseline: str, budget: str | None) -> Table:
     """Totals of each method, means over its finished runs."""
-    columns = ["method", "runs", *AXES, "demonstrations, share %", "peak memory GiB"]
+    whose = sorted({name for cost in costs for name in cost.memory})
+    memory = [f"peak {name} memory, GiB" for name in whose] or ["peak memory, GiB"]
+    columns = ["method", "runs", *AXES, "demonstrations, share %", *memory]
     rows = [
         [
             cost.label,
             str(cost.runs),
             *(amount(cost.totals[axis]) for axis in AXES),
             percent(cost.share),
-            amount(cost.memory),
+            *(amount(cost.memory.get(name, math.nan)) for name in whose or [""]),
         ]
         for cost in costs
     ]
@@ -125,7 +127,8 @@ def cost_table(costs: Sequence[Cost], baseline: str, budget: str | None) -> Tabl
     notes = [
         "Means over the finished runs of a method. Demonstrations are counted each time a phase "
         "learned from one; their share is of all trajectories that were learned from. Seconds are "
-        f"of training steps, without evaluations.{meant}"
+        "of training steps, without evaluations. Memory is the highest peak of any run, of the "
+        f"GPU or, without one, of the whole process.{meant}"
     ]
     marks = ["baseline" if cost.label == baseline else "" for cost in costs]
     return Table("What training cost", columns, rows, 1, notes, marks)

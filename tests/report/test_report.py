@@ -127,6 +127,13 @@ def test_costs_are_sums_over_steps_and_demonstrations_over_phases(found):
     assert stages["other"] == pytest.approx(20 * 0.02)
 
 
+def test_peak_memory_is_the_highest_and_says_whose(built, found, rows):
+    assert {cost.memory["process"] for cost in found.costs} == {0.75}
+    assert "| peak process memory, GiB |" in (built / "report.md").read_text()
+    (row, _) = [row for row in rows if row["metric"] == "peak process memory GiB"]
+    assert row["value"] == "0.75"
+
+
 def test_budgets_that_differ_are_flagged(found):
     assert any("Budgets differ in trained tokens; against grpo: relift 1.08x" in c
                for c in found.caveats)  # fmt: skip
