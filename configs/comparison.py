@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from didact.configs.document import PACKAGED, Document, Place, assign, parse, read
+from didact.configs.document import PACKAGED, Document, Place, assign, packaged, parse, read
 from didact.configs.load import check, phrased
 from didact.core.errors import RecipeError, unknown
 from didact.core.folder import RunFolder
@@ -106,10 +106,16 @@ def load_comparison(source: str) -> Comparison:
     file = Path(source)
     if not file.is_file():
         file = PACKAGED / f"{source}.compare.yaml"
+    if not file.is_file() and source in packaged():
+        raise RecipeError(f"'{source}' is a recipe: run it with `didact train {source}`.")
     if not file.is_file():
         known = [p.name.removesuffix(".compare.yaml") for p in PACKAGED.glob("*.compare.yaml")]
         raise RecipeError(unknown("comparison", source, known))
     document = parse(file)
+    if "methods" not in document.data and not {"experience", "extends"}.isdisjoint(document.data):
+        raise RecipeError(
+            f"{file.name}: this is a recipe, no comparison: run it with `didact train`."
+        )
     try:
         comparison = Comparison.model_validate(document.data)
     except ValidationError as error:

@@ -121,12 +121,12 @@ def locate(source: str | Path, beside: Path | None = None) -> Path:
     for candidate in ([beside / path] if beside else []) + [path]:
         if candidate.is_file():
             return candidate
-    if path.suffix not in (".yaml", ".yml"):
-        found = recipe_named(str(source), PACKAGED)
-        if found:
-            return found
+    if path.suffix not in (".yaml", ".yml") and (found := recipe_named(str(source), PACKAGED)):
+        return found
     if path.suffix in (".yaml", ".yml") or "/" in str(source):
         raise RecipeError(f"{source}: no such file.")
+    if (PACKAGED / f"{source}.compare.yaml").is_file():
+        raise RecipeError(f"'{source}' is a comparison: run it with `didact compare {source}`.")
     raise RecipeError(unknown("recipe", str(source), packaged()))
 
 

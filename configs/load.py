@@ -24,6 +24,11 @@ def load_recipe(source: str | Path, registry: Registry, overrides: Sequence[str]
 
 def check(document: Document, registry: Registry) -> Recipe:
     """Validate a document against the schema and the signatures of the parts it names."""
+    if "methods" in document.data:
+        place = document.place(("methods",))
+        raise RecipeError(
+            f"{place}: methods: this is a comparison, no recipe: run it with `didact compare`."
+        )
     try:
         return Recipe.model_validate(document.data, context={"registry": registry})
     except ValidationError as error:

@@ -12,10 +12,13 @@ from conftest import TINY
 from didact.configs.cells import spent, state_of
 from didact.configs.compare import run_comparison
 from didact.configs.comparison import cells, load_comparison
+from didact.configs.document import locate
 from didact.configs.estimate import estimate
+from didact.configs.load import load_recipe
 from didact.configs.summary import print_summary
 from didact.core.errors import RecipeError
 from didact.core.report import build_report
+from didact.plugins.manager import load
 
 
 def comparison(tmp_path, methods: str, more: str = "") -> str:
@@ -190,6 +193,18 @@ def test_an_unknown_comparison_or_method_names_the_nearest(tmp_path):
     file = comparison(tmp_path, "  One: sft\n")
     with pytest.raises(RecipeError, match=r"no method named 'Onee'. Did you mean 'One'"):
         run_comparison(file, tmp_path / "out", only=["Onee"])
+
+
+def test_a_recipe_and_a_comparison_are_not_taken_for_each_other(tmp_path):
+    registry = load(installed=False)
+    with pytest.raises(RecipeError, match=r"is a comparison.*`didact compare quickstart`"):
+        load_recipe("quickstart", registry)
+    with pytest.raises(RecipeError, match=r"mine.yaml:.*comparison.*`didact compare`"):
+        load_recipe(comparison(tmp_path, "  One: sft\n"), registry)
+    with pytest.raises(RecipeError, match=r"is a recipe.*`didact train grpo`"):
+        load_comparison("grpo")
+    with pytest.raises(RecipeError, match=r"grpo.yaml: this is a recipe.*`didact train`"):
+        load_comparison(str(locate("grpo")))
 
 
 def test_the_packaged_comparisons_are_valid(tmp_path):
