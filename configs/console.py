@@ -136,8 +136,7 @@ def _brief(metrics: Mapping[str, Any]) -> str:
     wanted = [
         (name.replace("/policy", ""), value)
         for name, value in metrics.items()
-        if (name.startswith(("reward/", "success/")) and name.count("/") == 1)
-        or name == "entropy/sampled"
+        if (name.startswith(("reward/", "success/", "entropy/")) and name.count("/") == 1)
         or name.endswith(("/loss", "/grad_norm"))
     ]
     return "  ".join(f"{name} {value:.3g}" for name, value in wanted if name not in COUNTED)

@@ -168,8 +168,9 @@ def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -
     """One sample per request, in order; every rank generates a stripe of them.
 
     All ranks call their generator even for an empty stripe, because a sharded one works together.
-    Adds the sampled tokens to `run.metrics["tokens/generated"]`; `entropy/sampled` is the mean of
-    minus their log-probabilities, an unbiased estimate of the entropy of what was sampled from.
+    Adds the tokens to `run.metrics["tokens/generated"]`. `entropy/MODEL` is the mean of minus the
+    log-probabilities of those that were not greedy, of which there are `tokens/sampled/MODEL`: an
+    unbiased estimate of the entropy of what was sampled from.
     """
     if model not in run.generators:
         raise RecipeError(f"rollout: {unknown('model to sample from', model, run.generators)}")
@@ -179,10 +180,13 @@ def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -
     samples = run.world.map(lambda stripe: generator.generate(stripe, sampling), requests)
     before = run.metrics.get("tokens/generated", 0.0)
     tokens = float(sum(len(sample.tokens) for sample in samples))
-    surprise = -float(sum(sample.logprobs.double().sum() for sample in samples))
-    mean = run.metrics.get("entropy/sampled", 0.0)
-    run.metrics["tokens/generated"] = before + tokens
-    run.metrics["entropy/sampled"] = (mean * before + surprise) / max(before + tokens, 1.0)
+    run.metrics["tokens/generated"] = run.metrics.get("tokens/generated", 0.0) + tokens
+    if sampling.temperature > 0:
+        surprise = -float(torch.cat([sample.logprobs for sample in samples]).double().sum())
+        before = run.metrics.get(f"tokens/sampled/{model}", 0.0)
+        mean = run.metrics.get(f"entropy/{model}", 0.0)
+        run.metrics[f"tokens/sampled/{model}"] = before + tokens
+        run.metrics[f"entropy/{model}"] = (mean * before + surprise) / max(before + tokens, 1.0)
     return samples
 
 

@@ -21,7 +21,7 @@ FIRST = (
     r"eval/avg@\d+$",
     r"reward/policy$",
     r"success/policy$",
-    r"entropy/sampled$",
+    r"entropy/policy$",
     r"[^/]+/entropy$",
     r"length/policy$",
     r"truncated/policy$",

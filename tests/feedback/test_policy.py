@@ -112,6 +112,18 @@ def test_a_response_without_end_is_truncated(tools):
     assert member.truncated and member.text == "abcd"
 
 
+def test_entropy_is_of_one_model_s_draws_and_not_of_greedy_answers(tools):
+    run = tools.make_run(lambda context, seed: context)
+    run.generators["teacher"] = tools.Scripted(lambda context, seed: context * 5)
+    groups = [tools.group("a", "x")]
+    for settings in ({}, {"temperature": 0.0}, {"model": "teacher"}, {"n": 2}):
+        PolicySource(**{"n": 1, **settings}).extend(groups, run)
+    assert run.metrics["entropy/policy"] == pytest.approx((0.1 + 0.2) / 2)
+    assert run.metrics["tokens/sampled/policy"] == 6  # "x" and the end, three times
+    assert run.metrics["entropy/teacher"] == pytest.approx(sum(range(1, 7)) / 60)
+    assert run.metrics["tokens/generated"] == 6 + 2 + 6
+
+
 def test_replies_are_context_without_loss_and_the_last_response_is_the_text(tools):
     run = tools.make_run(lambda context, seed: str(len(context)))
     source = PolicySource(n=1, environment=Echo("no "), turns=3)
