@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from didact.algorithms.groups import group_max, group_min
+from didact.algorithms.groups import group_max, group_min, rank_in_group
 from didact.core.bind import adds
 from didact.core.ranges import Count, NonNegative
 
@@ -154,34 +154,47 @@ def progress_score(
 
 
 def duration_weights(durations: Tensor) -> Tensor:
-    """Wall time of an action over the batch's mean. arXiv:2509.01684. durations: seconds, [N]."""
-    return durations / durations.mean()
+    """Wall time of an action over the batch's mean; 1 if none took any. arXiv:2509.01684.
+
+    Args:
+        durations: seconds, [N].
+    """
+    mean = durations.mean()
+    return durations / mean if mean > 0 else torch.ones_like(durations)
 
 
 @adds("advantages")
 def duration_weighted(advantages: Tensor, duration: Tensor) -> Tensor:
-    """Advantages times `duration_weights`, [N]: slow actions count as often as they take."""
-    return advantages * duration_weights(duration)
+    """Advantages times `duration_weights`, [N] or [N, T]: slow actions count as their time says.
+
+    Args:
+        duration: seconds of a trajectory, [N]; `rollout: {timed: true}` writes it.
+    """
+    weights = duration_weights(duration)
+    return advantages * (weights if advantages.dim() == 1 else weights[:, None])
 
 
 def filter_weights(
     rewards: Tensor,
     groups: Tensor,
     *,
-    rule: Literal["power", "best_and_worst", "best_and_others"],
+    rule: Literal["power", "best", "best_and_worst", "best_and_others"],
     power: float = 2.0,
     floor: float = 0.0,
 ) -> Tensor:
     """How much a response counts under PF-PPO, arXiv:2409.06957, by the rank of its reward, [N].
 
-    `power`: |R|^power; `best_and_worst`: 1 for the extremes of the group, else 0;
-    `best_and_others`: 0.4 for the best, 0.1 for the others. Authors (swtheing/PF-PPO-RLHF
-    @ 6b93abf9): by prompt, floor 0. verl 0.9.1: one group of the whole batch, floor 1e-8.
+    `power`: |R|^power; `best`: 1 for the first of the highest (best of n), else 0;
+    `best_and_worst`: 1 for the extremes of the group; `best_and_others`: 0.4 for the best, 0.1 for
+    the others. Authors (swtheing/PF-PPO-RLHF @ 6b93abf9): by prompt, floor 0. verl 0.9.1: one group
+    of the whole batch, floor 1e-8.
     """
     best, worst = rewards == group_max(rewards, groups), rewards == group_min(rewards, groups)
     match rule:
         case "power":
             weights = rewards.abs() ** power
+        case "best":
+            weights = (rank_in_group(-rewards, groups) == 0).to(rewards.dtype)
         case "best_and_worst":
             weights = (best | worst).to(rewards.dtype)
         case "best_and_others":
@@ -193,11 +206,23 @@ def filter_weights(
 def policy_filter(
     rewards: Tensor,
     groups: Tensor,
+    draws: Tensor,
     *,
-    rule: Literal["power", "best_and_worst", "best_and_others"] = "best_and_worst",
+    rule: Literal[
+        "power", "best", "best_and_worst", "best_and_others", "best_and_random"
+    ] = "best_and_worst",
     power: float = 2.0,
     scope: Literal["group", "batch"] = "group",
 ) -> dict[str, Tensor]:
-    """`filter_weights` as the signal "filter_weight", for a loss to be multiplied by."""
+    """`filter_weights` as the signal "filter_weight": to keep members by, or to weigh a loss with.
+
+    Args:
+        rule: as there, and `best_and_random`: 1 for the best and one other, drawn at random.
+        draws: uniform random numbers, [N].
+    """
     within = groups if scope == "group" else torch.zeros_like(groups)
-    return {"filter_weight": filter_weights(rewards, within, rule=rule, power=power)}
+    if rule != "best_and_random":
+        return {"filter_weight": filter_weights(rewards, within, rule=rule, power=power)}
+    best = filter_weights(rewards, within, rule="best")
+    other = (rank_in_group(torch.where(best > 0, torch.inf, draws), within) == 0).to(best.dtype)
+    return {"filter_weight": torch.maximum(best, other)}

@@ -47,6 +47,7 @@ SMALL = {
     "bread": [f"experience.3.rollout.reward={REWARD}"],
     "decoupled_ppo": ["phases.rl.when.at_least=128", "phases.rl.draw=64"],
     "kimi": ["experience.0.rollout.max_tokens=6", "experience.1.continue.segment=6"],
+    "duration": [f"experience.0.rollout.environment.reward={REWARD}"],
     "letters_base": ["stop=null"],
     "m2po": ["phases.rl.when.at_least=128", "phases.rl.draw=64"],
     "offline_sl": ["phases.sft.when.first=1", "phases.sft.take.version.below=1"],

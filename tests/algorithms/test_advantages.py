@@ -359,3 +359,22 @@ def test_reinforce_plus_plus_passes_over_observations_without_discounting():
     mask = torch.tensor([[1, 0, 0, 1]]).bool()
     returns = tok.discounted_returns(torch.tensor([8.0]), mask, gamma=0.5)
     assert returns.tolist() == [[4.0, 0.0, 0.0, 8.0]]
+
+
+def test_the_best_of_a_group_and_one_other_are_kept():
+    rewards, groups = torch.tensor([0.0, 1.0, 1.0, 0.5, 2.0]), torch.tensor([0, 0, 0, 0, 1])
+    draws = torch.tensor([0.9, 0.1, 0.5, 0.2, 0.3])
+    kept = shaping.policy_filter(rewards, groups, draws, rule="best")["filter_weight"]
+    assert kept.tolist() == [0, 1, 0, 0, 1]  # the first of equals
+    kept = shaping.policy_filter(rewards, groups, draws, rule="best_and_random")["filter_weight"]
+    assert kept.tolist() == [0, 1, 0, 1, 1]  # 0.2 is the least draw of the others
+
+
+def test_durations_weigh_tokens_and_nothing_when_no_time_was_taken():
+    per_token, seconds = torch.tensor([[1.0, -1.0], [2.0, 0.0]]), torch.tensor([3.0, 1.0])
+    ours = shaping.duration_weighted(per_token, seconds)
+    assert ours.tolist() == [[1.5, -1.5], [1.0, 0.0]]
+    assert (
+        shaping.duration_weighted(per_token, torch.tensor([0.0, 0.0])).tolist()
+        == per_token.tolist()
+    )
