@@ -25,6 +25,7 @@ def misfits(
     """Where and why parts do not fit together."""
     yield from _stage_problems(recipe, stages)
     yield from _phase_problems(recipe, stages, phases)
+    yield from _model_problems(recipe)
     yield from _unused(recipe, stages, phases)
     yield from _evaluation_problems(recipe)
     if recipe.staleness and getattr(recipe.learner.params, "offload", False):
@@ -220,6 +221,18 @@ def _rule_problems(phase: Phase, added: Names, models: set[str]) -> Iterator[tup
             yield spot, f"reads '{column}', but no stage of 'experience' adds it.{makers({column})}"
         elif split[0] not in OWN and split[0] not in models:
             yield spot, f"reads '{column}': {unknown('model', split[0], models)}"
+
+
+def _model_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:
+    """The policy needs weights, from one place; adapters are for models that learn."""
+    policy = recipe.models.get("policy")
+    if policy is not None and policy.follows_policy == (recipe.base is None):
+        said = "has no weights" if policy.follows_policy else "names weights, and so does 'base'"
+        yield ("models", "policy"), f"{said}; give one of 'path', 'config' and 'base'."
+    learn = {"policy", *(phase.model for phase in recipe.phases.values())}
+    for name, spec in recipe.models.items():
+        if spec.lora is not None and name not in learn:
+            yield ("models", name, "lora"), f"no phase trains '{name}', so adapters change nothing."
 
 
 def _learned_problems(

@@ -12,6 +12,7 @@ from didact.configs.assemble import Parts
 from didact.configs.build import Builder
 from didact.configs.schema import EvaluationSpec, Recipe
 from didact.core import world as worlds
+from didact.core.backends import lora
 from didact.core.backends.models import ModelSpec, load_model, load_tokenizer
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.errors import RecipeError
@@ -95,10 +96,13 @@ def _learner(
     tokenizer: Any,
 ) -> Learner:
     """A learner; one without optimizers is only read out."""
+    model, spec = load_model(specs[name], tokenizer), specs[name]
+    if optimizers and spec.lora is not None:
+        model = lora.adapted(model, spec.lora, spec.seed)
     learner: Learner = builder.part(
         recipe.learner,
         f"models.{name}",
-        model=load_model(specs[name], tokenizer),
+        model=model,
         tokenizer=tokenizer,
         optimizers=optimizers,
         temperature=recipe.sampling.temperature or 1.0,

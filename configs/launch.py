@@ -110,10 +110,11 @@ def policy_of(
     if checkpoint is not None:
         return ModelSpec(**{**kept, "path": str(checkpoint), "tokenizer": None})
     if recipe.base is not None:
-        if given is not None:
-            raise RecipeError("models.policy and base: give one of them, not both.")
+        if given is not None and not given.follows_policy:
+            raise RecipeError("models.policy and base: only one of them can name the weights.")
         name = start_of(recipe, registry)
-        return ModelSpec(path=str(make_base(recipe.base, name, recipe.seed, console)))
+        base = ModelSpec(path=str(make_base(recipe.base, name, recipe.seed, console)))
+        return given.following(base) if given else base
     if given is None:
         raise RecipeError("models.policy: is required, unless 'base' names a recipe that makes it.")
     return given

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from didact.core.backends import attention
+from didact.core.backends.lora import LoraSpec
 from didact.core.backends.tokenizers import character_tokenizer
 from didact.core.errors import RecipeError
 
@@ -21,8 +22,8 @@ class ModelSpec(BaseModel):
     """Which model, and how it is loaded.
 
     Attributes:
-        path: a folder, or a hub id; exactly one of `path` and `config`, or neither of them for a
-            value model that starts from the policy's weights.
+        path: a folder, or a hub id. Only one of `path` and `config`; without both a model starts
+            from the policy's weights, and the policy from those that `base` makes.
         config: a transformers configuration with its `model_type`; random weights from `seed`. The
             size of the vocabulary and the special tokens come from the tokenizer if absent.
         tokenizer: "characters", a folder or a hub id; the model's own path if absent.
@@ -30,6 +31,7 @@ class ModelSpec(BaseModel):
         kind: "causal" language model, or "value": the same body with a scalar head.
         attention: "packed" (ours, fastest when rows are packed), or a name of transformers.
         seed: of fresh weights.
+        lora: train adapters instead of these weights.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,13 +42,14 @@ class ModelSpec(BaseModel):
     kind: Literal["causal", "value"] = "causal"
     attention: Literal["packed", "sdpa", "eager", "flash_attention_2"] = "packed"
     seed: int = Field(default=0, ge=0)
+    lora: LoraSpec | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
-        if self.follows_policy:
-            return self
-        if (self.path is None) == (self.config is None):
-            raise ValueError("give exactly one of 'path' and 'config'")
+        if self.path is not None and self.config is not None:
+            raise ValueError("give only one of 'path' and 'config'")
+        if self.kind == "value" and self.lora is not None:
+            raise ValueError("'lora' is for causal models; a value model learns as a whole")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("'config' needs 'model_type', e.g. qwen3")
         if self.config is not None and self.tokenizer is None:
@@ -55,15 +58,15 @@ class ModelSpec(BaseModel):
 
     @property
     def follows_policy(self) -> bool:
-        """Whether it names no weights of its own: a value model that starts from the policy's."""
-        return self.kind == "value" and self.path is None and self.config is None
+        """Whether it names no weights of its own and starts from the policy's."""
+        return self.path is None and self.config is None
 
     def following(self, policy: ModelSpec) -> ModelSpec:
-        """Itself, or if it names no weights the policy's description, as a value model."""
+        """Itself, or if it names no weights the policy's description with what it says itself."""
         if not self.follows_policy:
             return self
         own = {name: getattr(self, name) for name in self.model_fields_set}
-        return policy.model_copy(update={**own, "kind": "value"})
+        return policy.model_copy(update={"lora": None, **own})
 
 
 class ValueModel(nn.Module):

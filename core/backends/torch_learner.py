@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from didact.core.backends import engines, learning, reports
+from didact.core.backends import engines, learning, lora, reports
 from didact.core.backends.budget import Budget
 from didact.core.backends.forward import Readouts
 from didact.core.backends.optim import NamedAdamW, OptimizerSpec
@@ -71,9 +71,8 @@ class TorchLearner:
         self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
         if gradient_checkpointing:
             engines.checkpointed(model)
-        self.params: list[Tensor] = list(model.parameters())
-        model.requires_grad_(bool(optimizers))
-        half = bool(optimizers) and any(p.dtype != torch.float32 for p in self.params)
+        self.params = lora.learning(model, bool(optimizers))
+        half = any(p.dtype != torch.float32 for p in self.params)
         self.masters: list[Tensor] = self.params
         if half:
             self.masters = [p.detach().float().clone() for p in self.params]
@@ -170,15 +169,16 @@ class TorchLearner:
             tensor.grad = None
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter by name; tied ones once."""
-        for name, param in self.model.named_parameters():
-            yield name, param.detach()
+        """Every parameter by name, adapters merged; tied ones once."""
+        named = ((name, param.detach()) for name, param in self.model.named_parameters())
+        return lora.merged(named, lora.scales(self.model))
 
     def save(self, folder: Path) -> None:
         """Model and tokenizer as transformers writes them; rank 0 writes."""
         if self.world.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            self.model.save_pretrained(folder)  # type: ignore[operator]
+            whole = dict(lora.merged(self.model.state_dict().items(), lora.scales(self.model)))
+            self.model.save_pretrained(folder, state_dict=whole)  # type: ignore[operator]
             self.tokenizer.save_pretrained(folder)
         self.world.barrier()
 

@@ -9,10 +9,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import mixed_batch, mixed_rule, moved_model, small_spec
 from test_scalars import learned
+from transformers import AutoModelForCausalLM
 
 from didact.algorithms.rules import Bound, Sum, Term
 from didact.core import world as worlds
 from didact.core.backends.deepspeed_learner import DeepSpeedLearner
+from didact.core.backends.lora import LoraSpec, adapted
 from didact.core.backends.models import load_model, load_tokenizer
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.torch_learner import TorchLearner
@@ -112,8 +114,6 @@ def check(stage, world, folder, tokenizer):
     one.save(folder / f"stage-{stage}")
     weights = kept(one)
     if world.rank == 0:
-        from transformers import AutoModelForCausalLM
-
         saved = AutoModelForCausalLM.from_pretrained(folder / f"stage-{stage}")
         out["saved"] = difference(weights, saved.named_parameters())
     return out
@@ -131,6 +131,51 @@ def half(stage, world, tokenizer):
         for each in (plain, learner):
             each.update(mixed_batch(at), mixed_rule(), "main", at)
     return difference(plain.weights(), learner.weights())
+
+
+def low(stage, world, tokenizer, folder):
+    """Adapters: as in the torch learner, whole and bfloat16; the base rests, the state is small."""
+    spec = LoraSpec(rank=4, alpha=8.0)
+    adam = {"main": OptimizerSpec(lr=1e-3, eps=1e-5)}
+    settings = {"stage": stage, "max_tokens": 60, "gradient_checkpointing": True, "device": "cpu"}
+
+    def both(make):
+        plain = TorchLearner(adapted(make(), spec, 0), tokenizer, adam, device="cpu")
+        return plain, DeepSpeedLearner(
+            adapted(make(), spec, 0), tokenizer, adam, 1.0, world, **settings
+        )
+
+    def trained(plain, learner, first=0, last=3):
+        for at in range(first, last):
+            for each in (plain, learner):
+                each.update(mixed_batch(at), mixed_rule(), "main", at)
+        return difference(plain.weights(), learner.weights())
+
+    plain, one = both(moved_model)
+    out = {"parameters": trained(plain, one, 0, 2)}
+    torch.save(one.state_dict(), folder / f"low-{world.rank}.pt")
+    state = torch.load(folder / f"low-{world.rank}.pt", weights_only=True)
+    wanted = sum(param.numel() for param in plain.params)
+    held = sum(part.numel() for part in state["partitions"])
+    out["state"] = held / wanted * (world.size if stage else 1)
+    out["parameters"] = max(out["parameters"], trained(plain, one, 2, 3))
+    other, two = both(moved_model)
+    two.load_state_dict(state)
+    trained(other, two, 2, 3)
+    out["resumed"] = difference(one.weights(), two.weights())
+    start, whole = dict(moved_model().named_parameters()), kept(one)
+    out["base"] = difference(
+        [(name, value) for name, value in whole if "_proj" not in name],
+        [(name, value) for name, value in start.items() if "_proj" not in name],
+    )
+    one.save(folder / f"low-{stage}")
+    if world.rank == 0:
+        saved = AutoModelForCausalLM.from_pretrained(folder / f"low-{stage}")
+        out["saved"] = difference(whole, saved.named_parameters())
+    if stage:
+        half = small_spec().model_copy(update={"dtype": "bfloat16"})
+        out["bfloat16"] = trained(*both(lambda: load_model(half, tokenizer)))
+    return out
 
 
 def short(stage, world, tokenizer):
@@ -173,6 +218,7 @@ def main(folder):
     found["bfloat16"] = {str(stage): half(stage, world, tokenizer) for stage in (1, 2, 3)}
     stages = (0, 1, 2) if world.size > 1 else (3,)  # in 3, the other ranks would wait for ever
     found["short"] = {str(stage): short(stage, world, tokenizer) for stage in stages}
+    found["low"] = {str(stage): low(stage, world, tokenizer, folder) for stage in (0, 1, 2, 3)}
     (folder / f"found-{world.rank}.json").write_text(json.dumps(found))
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 pytest.importorskip("deepspeed")
+pytest.importorskip("peft")
 from didact.core.backends.deepspeed_engine import merged
 from didact.core.backends.deepspeed_learner import DeepSpeedLearner
 from didact.core.backends.models import load_model
@@ -82,6 +83,14 @@ def test_out_of_memory_on_one_rank_halves_the_budget_of_all_and_gives_the_same_s
         else:
             assert all(apart == 0.0 and left < 40 for apart, left in rank["short"].values())
     assert all(rank["short"] == found[0]["short"] for rank in found)
+
+
+def test_adapters_agree_with_the_torch_learner_and_resume_bitwise(found):
+    for rank in found:
+        for stage, low in rank["low"].items():
+            assert low["parameters"] <= 1e-6 and low["resumed"] == low["base"] == 0.0, (stage, low)
+            assert low.get("saved", 0.0) == 0.0 and low.get("bfloat16", 0.0) <= 2**-8, (stage, low)
+            assert 1.0 <= low["state"] < 1.1, (stage, low)  # what learns, and padding
 
 
 def test_a_model_that_is_only_read_needs_no_engine(model, tokenizer, batch):

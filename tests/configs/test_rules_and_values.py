@@ -8,10 +8,15 @@ from pydantic import ValidationError
 
 from didact.algorithms.pairs import Pairwise
 from didact.algorithms.rules import Joined, Sum
+from didact.configs.assemble import assemble
 from didact.configs.build import Builder
+from didact.configs.document import read
+from didact.configs.load import check
 from didact.configs.schema import LossSpec, PhaseSpec, RuleSpec
+from didact.core.backends.lora import LoraSpec
 from didact.core.backends.models import ModelSpec, load_model, load_tokenizer
 from didact.core.batch import Batch
+from didact.core.errors import RecipeError
 from didact.core.types import Problem, Prompt, Trajectory
 from didact.plugins.manager import load
 from didact.plugins.spec import Reward
@@ -98,8 +103,33 @@ def test_a_value_model_without_weights_starts_from_the_policys():
     assert own.following(policy) is own
 
 
-def test_only_a_value_model_may_name_no_weights():
-    with pytest.raises(ValidationError, match="exactly one of 'path' and 'config'"):
-        ModelSpec()
-    with pytest.raises(ValidationError, match="exactly one of 'path' and 'config'"):
+def test_a_model_names_its_weights_once_or_is_the_policy_with_other_settings():
+    with pytest.raises(ValidationError, match="only one of 'path' and 'config'"):
         ModelSpec(kind="value", path="x", config=SMALL)
+    policy = ModelSpec(path="x", seed=4, lora=LoraSpec(rank=2))
+    half = ModelSpec(dtype="bfloat16").following(policy)
+    assert half == ModelSpec(path="x", seed=4, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["models.policy={path: x}"], "models.policy: names weights, and so does 'base'"),
+        (["base=null", "models.policy={seed: 1}"], "models.policy: has no weights; give one of"),
+        (["models.ref.lora.rank=2"], "models.ref.lora: no phase trains 'ref'"),
+        (["models.policy={kind: value, lora: {rank: 2}}"], "'lora' is for causal models"),
+        (["models.policy.lora.rank=0"], "models.policy.lora.rank: .*greater than or equal to 1"),
+        (["models.policy.lora={rank: 2, dropout: 0.1}"], "models.policy.lora.dropout"),
+    ],
+)
+def test_weights_named_twice_or_not_at_all_and_useless_adapters_are_refused(overrides, said):
+    document = read("grpo", overrides)
+    with pytest.raises(RecipeError, match=said):
+        assemble(check(document, REGISTRY), REGISTRY, document)
+
+
+def test_adapters_on_a_packaged_recipe_are_one_override():
+    document = read("grpo", ["models.policy.lora.rank=4"])
+    recipe = check(document, REGISTRY)
+    assemble(recipe, REGISTRY, document)
+    assert recipe.models["policy"].lora == LoraSpec(rank=4)
