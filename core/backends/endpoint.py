@@ -168,12 +168,16 @@ def spread(
     if not bodies:
         return []
     work = _Work(path, bodies)
-    for server in servers:
-        lane = _Lane(server, admit, work)
-        for _ in range(min(server.concurrency, len(bodies))):
-            Thread(target=lane.serve, daemon=True).start()
-            work.lanes += 1
-    return work.finished()
+    lanes = [_Lane(server, admit or (lambda server: None), work) for server in servers]
+    serving = [lane for lane in lanes for _ in range(min(lane.server.concurrency, len(bodies)))]
+    work.threads = len(serving)
+    for lane in serving:
+        Thread(target=lane.serve, daemon=True).start()
+    try:
+        return work.finished()
+    finally:
+        for lane in lanes:
+            lane.close()
 
 
 class _Work:
@@ -186,7 +190,7 @@ class _Work:
         self.error: BaseException | None = None
         self.changed = Condition()
         self.stop = Event()
-        self.lanes = 0
+        self.threads = 0
 
     def over(self) -> bool:
         """Nothing is left to ask."""
@@ -206,13 +210,12 @@ class _Work:
     def answered(self, at: int, answer: dict[str, Any]) -> None:
         with self.changed:
             self.answers[at] = answer
-            if self.over():
-                self.changed.notify_all()
+            self.changed.notify_all()
 
     def leave(self, error: BaseException | None, fatal: bool) -> None:
         """A thread ends: because all is done, its server stays down, or (fatal) refuses."""
         with self.changed:
-            self.lanes -= 1
+            self.threads -= 1
             if error is not None and not self.stop.is_set():
                 self.error = error
             if fatal:
@@ -222,7 +225,7 @@ class _Work:
     def finished(self) -> list[dict[str, Any]]:
         with self.changed:
             try:
-                self.changed.wait_for(lambda: self.over() or not self.lanes)
+                self.changed.wait_for(lambda: self.over() or not self.threads)
             finally:
                 self.stop.set()
                 self.changed.notify_all()
@@ -234,11 +237,15 @@ class _Work:
 class _Lane:
     """The way to one server; its threads share whether it may be asked."""
 
-    def __init__(self, server: Endpoint, admit: Admit | None, work: _Work) -> None:
-        self.server, self.work = server, work
-        self.admit = admit or (lambda server: None)
+    def __init__(self, server: Endpoint, admit: Admit, work: _Work) -> None:
+        self.server, self.admit, self.work = server, admit, work
         self.lock = Lock()
         self.admitted = False
+
+    def close(self) -> None:
+        """Wait for an admission that is under way; when all is over, no other begins."""
+        with self.lock:
+            pass
 
     def serve(self) -> None:
         """Ask until nothing is left, or this server's `wait` is over."""
@@ -271,7 +278,7 @@ class _Lane:
     def _one(self) -> bool:
         """Ask one request; whether there was one."""
         with self.lock:
-            if not self.admitted:
+            if not self.admitted and not self.work.over():
                 self.admit(self.server)
                 self.admitted = True
         at = self.work.take()

