@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,16 +32,21 @@ class Taken:
         return Taken(min(seconds), statistics.median(seconds))
 
 
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """On a CPU its own seconds, which a busy machine does not stretch; on a GPU wall time."""
+def wall(device: torch.device) -> Callable[[], float]:
+    """Wall time, after everything that was asked of a GPU is done."""
     if device.type != "cuda":
-        return time.process_time
+        return time.perf_counter
 
     def now() -> float:
         torch.cuda.synchronize(device)
         return time.perf_counter()
 
     return now
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """On a CPU its own seconds, which a busy machine does not stretch; on a GPU wall time."""
+    return wall(device) if device.type == "cuda" else time.process_time
 
 
 def machine(device: torch.device) -> str:
@@ -53,20 +59,35 @@ def machine(device: torch.device) -> str:
     )
 
 
-def timed(owner: Any, name: str, label: str, spent: dict[str, float]) -> None:
-    """Add the time spent in a method to `spent[label]`; nested calls count once."""
-    inner = getattr(owner, name)
-    depth = [0]
+class Depth(threading.local):
+    """How many timed methods are being called, one in another, by each thread."""
+
+    calls = 0
+
+
+def timed(
+    owner: Any,
+    name: str,
+    label: str,
+    spent: dict[str, float],
+    clock: Callable[[], float] = time.perf_counter,
+    depth: Depth | None = None,
+) -> None:
+    """Add the time spent in a method to `spent[label]`; nested calls count once.
+
+    Methods that share a depth count only outside of each other.
+    """
+    inner, within = getattr(owner, name), depth or Depth()
 
     def call(*arguments: Any, **keywords: Any) -> Any:
-        depth[0] += 1
-        began = time.perf_counter()
+        within.calls += 1
+        began = clock()
         try:
             return inner(*arguments, **keywords)
         finally:
-            depth[0] -= 1
-            if not depth[0]:
-                spent[label] += time.perf_counter() - began
+            within.calls -= 1
+            if not within.calls:
+                spent[label] += clock() - began
 
     setattr(owner, name, call)
 

@@ -15,7 +15,6 @@ import argparse
 import cProfile
 import json
 import pstats
-import random
 import statistics
 import sys
 import tempfile
@@ -26,19 +25,10 @@ from typing import Any
 
 import torch
 from clocks import machine, steps_into, timed
-from workload import natural_lengths
+from workload import natural_lengths, questions
 
 FAKES = ("generate (fake)", "forward (fake)")
 OTHERS = ("reward", "optimizer", "sync")
-
-
-def questions(file: Path, count: int, shortest: int = 63, longest: int = 127) -> None:
-    """Problems whose prompts are of W1's lengths under the character tokenizer."""
-    draw = random.Random(0)
-    with file.open("w", encoding="utf-8") as lines:
-        for at in range(count):
-            text = "".join(draw.choices("abcdefgh ", k=draw.randint(shortest, longest)))
-            lines.write(json.dumps({"id": str(at), "question": text, "answer": "a"}) + "\n")
 
 
 def fakes(rows: int, longest: int, mean: float) -> None:

@@ -57,7 +57,7 @@ def split(recipe: str, overrides: list[str], steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         more = [f"steps={steps}", "evaluation=null", "observers=[]", *overrides]
         launch.train_recipe(recipe, more, out=Path(folder) / "run", quiet=True)
-    marks = marks[2:]
+    marks = marks[2 - steps :]  # a base model may have been trained before
     step = statistics.median(mark["step"] for mark in marks)
     print(
         f"\n{recipe}: {step:.4f} s/step (median of {len(marks)}, {torch.get_num_threads()} threads)"

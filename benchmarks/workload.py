@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,3 +35,13 @@ def natural_lengths(rows: int, longest: int, mean: float, seed: int = 0) -> list
 def mask_of(lengths: Sequence[int], width: int) -> torch.Tensor:
     """Bool [B, width], True for the tokens of each response."""
     return torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]
+
+
+def questions(file: Path, count: int, shortest: int = 63, longest: int = 127) -> None:
+    """A task file of problems whose prompts have these lengths, and a bos token more, under the
+    character tokenizer."""
+    draw = random.Random(0)
+    with file.open("w", encoding="utf-8") as lines:
+        for at in range(count):
+            text = "".join(draw.choices("abcdefgh ", k=draw.randint(shortest, longest)))
+            lines.write(json.dumps({"id": str(at), "question": text, "answer": "a"}) + "\n")
