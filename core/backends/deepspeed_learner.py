@@ -222,13 +222,11 @@ class DeepSpeedLearner:
     @property
     def _partitions(self) -> list[Tensor]:
         """The float32 tensors that this rank optimizes."""
-        if self.engine is None or self.stage == 0:
+        if self.optimizer is None:
             return self.params
-        inner = self.engine.optimizer
-        flat = (
-            "single_partition_of_fp32_groups" if self.stage < 3 else "fp32_partitioned_groups_flat"
-        )
-        return list(getattr(inner, flat))
+        if self.stage == 3:  # steps each of them apart, and leaves the optimizer's groups empty
+            return list(self.engine.optimizer.fp32_partitioned_groups_flat)
+        return [part for group in self.optimizer.param_groups for part in group["params"]]
 
     def state_dict(self) -> State:
         """This rank's share of parameters and moments, step counts and random states."""
