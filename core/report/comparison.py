@@ -106,8 +106,7 @@ def _states(runs: Sequence[RunRecord]) -> list[str]:
     for run in runs:
         last = max(run.train, default=0)
         if run.status == "failed":
-            why = (run.error or "").splitlines()[-1:] or ["no reason recorded"]
-            out.append(f"{run.name} failed after {last} steps and is in no table: {why[0][:300]}")
+            out.append(f"{run.name} failed after {last} steps and is in no table: {run.reason}")
         elif run.status == "unfinished":
             out.append(f"{run.name} is unfinished ({last} steps) and is in no table of accuracy.")
         elif run.status == "missing":

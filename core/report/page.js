@@ -33,7 +33,8 @@
   // Charts.
   function layout(x, y) {
     const line = css("--line");
-    const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true };
+    const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true,
+      exponentformat: "power" };
     return {
       margin: { l: 48, r: 12, t: 8, b: 40 },
       paper_bgcolor: "rgba(0,0,0,0)",
@@ -113,7 +114,8 @@
     });
   }
 
-  // Learning curves: the mean over the seeds that are there, at the steps that all of them have.
+  // Learning curves: the mean over the seeds that are there, at the steps that all of them have;
+  // and, of evaluations, the mean of their ends where these are at different steps.
   function series(metric, axis) {
     const out = [];
     for (const label of data.labels) {
@@ -135,9 +137,17 @@
           return at !== undefined && one.y[at] !== null && one.x[at] !== null;
         }),
       );
-      const mean = (name) =>
-        common.map((s) =>
-          used.reduce((sum, one, i) => sum + one[name][places[i].get(s)], 0) / used.length);
+      const over = (name, at) =>
+        used.reduce((sum, one, i) => sum + one[name][at(one, i)], 0) / used.length;
+      const end = (one) => one.steps.length - 1;
+      const ends = used.every((one) =>
+        one.evaluated && one.finished && one.steps.length > 0
+          && one.y[end(one)] !== null && one.x[end(one)] !== null);
+      const apart = new Set(used.map((one) => one.steps[end(one)])).size > 1;
+      const mean = (name) => [
+        ...common.map((step) => over(name, (_, i) => places[i].get(step))),
+        ...(ends && apart ? [over(name, end)] : []),
+      ];
       out.push({ label, all, seeds: used.length, x: mean("x"), y: mean("y") });
     }
     return out;

@@ -156,8 +156,8 @@ def _curves(comparison: Comparison) -> str:
     axes = "".join(f"<option>{escape(axis)}</option>" for axis in found.axes or ("steps",))
     rest = "".join(f"<option>{escape(name)}</option>" for name in found.metrics[found.main :])
     notes = [
-        "Lines are means over seeds, at the steps that all finished seeds have; dotted thin lines "
-        "are runs that did not finish."
+        "Lines are means over seeds, at the steps that all finished seeds have and, of "
+        "evaluations, at their ends; dotted thin lines are runs that did not finish."
     ]
     if found.every > 1:
         notes.append(f"A training point is the mean of {found.every} steps.")

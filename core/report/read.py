@@ -55,6 +55,12 @@ class RunRecord:
     def name(self) -> str:
         return f"{self.label}, seed {self.seed}"
 
+    @property
+    def reason(self) -> str:
+        """The last line of the error, where Python says what it was; without the module's path."""
+        last = (self.error or "").splitlines()[-1:] or ["no reason recorded"]
+        return _MODULE.sub("", last[0])[:300]
+
 
 def read_run(path: Path, label: str, seed: str) -> RunRecord:
     """Read one run; nothing here raises for what a crash can leave behind.
@@ -207,4 +213,5 @@ def _answers(path: Path, said: list[str]) -> tuple[int | None, tuple[Row, ...] |
     return step, None if problems else rows
 
 
+_MODULE = re.compile(r"^(\w+\.)+(?=[A-Z]\w*(:|$))")
 _STEP = re.compile(r"step-(\d+)\.jsonl$")

@@ -105,12 +105,14 @@ def _score(
         theirs = evidence.values(baseline, metric)[:, columns]
         paired = evidence.seeds[label] == evidence.seeds[baseline]
         against = difference(mine, theirs, paired=paired, test=section == "final")
-    return Score(section, label, benchmark, part, metric, _share(estimate(mine)), against)
+        against = replace(against, estimate=_within(-1.0, against.estimate))
+    own = _within(0.0, estimate(mine))
+    return Score(section, label, benchmark, part, metric, own, against)
 
 
-def _share(found: Estimate) -> Estimate:
-    """The interval of a share ends at 0 and 1."""
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+def _within(least: float, found: Estimate) -> Estimate:
+    """The interval, ended where a share (0 and 1) or a difference of shares (-1 and 1) does."""
+    return replace(found, low=max(found.low, least), high=min(found.high, 1.0))
 
 
 def _corrected(scores: Sequence[Score]) -> list[Score]:

@@ -183,7 +183,9 @@ def run_table(runs: Sequence[RunRecord]) -> Table:
     for run in runs:
         last = max(run.train, default=0)
         state = run.status if run.status in ("finished", "missing") else f"{run.status} at {last}"
-        rows.append([run.label, run.seed, state, str(last), _line(run.error), _place(run)])
+        rows.append(
+            [run.label, run.seed, state, str(last), run.reason if run.error else "—", _place(run)]
+        )
     marks = ["" if run.status == "finished" else "failed" for run in runs]
     columns = ["method", "seed", "state", "steps", "error", "folder"]
     return Table("Runs", columns, rows, 2, (), marks, wide=True)
@@ -192,11 +194,6 @@ def run_table(runs: Sequence[RunRecord]) -> Table:
 def _place(run: RunRecord) -> str:
     """The end of the folder's path: enough to find it, nothing about whose machine it was."""
     return "/".join(run.path.resolve().parts[-3:])
-
-
-def _line(text: str | None) -> str:
-    """The last line of an error, where Python says what it was."""
-    return text.splitlines()[-1][:300] if text else "—"
 
 
 def manifest_table(runs: Sequence[RunRecord]) -> Table:

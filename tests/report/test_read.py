@@ -77,12 +77,14 @@ def test_a_failed_run_says_so_with_its_error(comparison, tmp_path, made):
     bad = folder / "cells" / "relift" / "1"
     shutil.rmtree(bad / "final")
     last_evaluation(bad).unlink()
-    (bad / "error.txt").write_text("Traceback\nRunError: step 12: metric 'rl/loss' is nan.")
+    (bad / "error.txt").write_text(
+        "Traceback\ndidact.core.errors.RunError: step 12: metric 'rl/loss' is nan."
+    )
     shutil.rmtree(folder / "cells" / "relift" / "2")
     build_report(folder, tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     assert "relift, seed 1 failed after 20 steps" in text
-    assert "RunError: step 12: metric 'rl/loss' is nan." in text
+    assert "in no table: RunError: step 12: metric 'rl/loss' is nan." in text
     assert "relift, seed 2 is missing" in text
     assert "Seed variance is unknown for relift" in text
     assert "Their seeds are not paired" in text

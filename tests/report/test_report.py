@@ -107,6 +107,16 @@ def test_a_method_that_learns_the_hardest_questions_is_found_better_there(found)
     assert any("relift is better than grpo in avg@8" in words for words in found.words)
 
 
+def test_no_interval_reaches_further_than_a_share_can(made, tmp_path):
+    kinds = {"a": made.Kind((0.1, 0.2, 0.1, 0.0)), "b": made.Kind((0.1, 0.2, 0.2, 0.5))}
+    folder = made.make_comparison(tmp_path, kinds, (0, 1), steps=4, questions=8, every=4)
+    scores = [score for part in compared(find_cells([folder])).parts.values() for score in part]
+    against = [score.against.estimate for score in scores if score.against]
+    assert min(found.low for found in against) == -1.0  # two seeds: t with a degree of freedom
+    assert max(found.high for found in against) <= 1.0
+    assert all(0 <= score.own.low <= score.own.high <= 1 for score in scores)
+
+
 def test_pass_at_one_is_the_average_and_pass_rises_with_k(found):
     for label in found.labels:
         values = [s.own.mean for s in found.passes if s.label == label]
