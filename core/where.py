@@ -54,6 +54,8 @@ class Where(RootModel[dict[str, Wanted]]):
     def __call__(self, item: Trajectory | Group) -> bool:
         """Intrinsic names are tried first, so `{origin: policy, reward: 1}` passes over a
         demonstration that has no reward."""
+        if not self.root:
+            return True
         order = sorted(self.root, key=lambda name: name not in ALWAYS)
         return all(_matches(_read(item, name), self.root[name]) for name in order)
 

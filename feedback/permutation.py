@@ -1,6 +1,9 @@
 """A random permutation of any size that is computed entry by entry, never stored."""
 
-from didact.core.seeds import seed_of
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from didact.core.seeds import seeds_after
 
 ROUNDS = 6
 
@@ -28,6 +31,11 @@ def permuted(index: int, size: int, seed: int) -> int:
 def _mixed(value: int, half: int, seed: int) -> int:
     mask = (1 << half) - 1
     left, right = value >> half, value & mask
-    for turn in range(ROUNDS):
-        left, right = right, left ^ (seed_of("permutation", seed, half, turn, right) & mask)
+    for mixed in _rounds(half, seed):
+        left, right = right, left ^ (mixed(right) & mask)
     return left << half | right
+
+
+@lru_cache(maxsize=64)
+def _rounds(half: int, seed: int) -> Sequence[Callable[[object], int]]:
+    return [seeds_after("permutation", seed, half, turn) for turn in range(ROUNDS)]

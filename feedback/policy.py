@@ -15,7 +15,9 @@ from didact.core.errors import RecipeError, unknown
 from didact.core.protocols import Environment, Names, Request, Run, Sample, Sampling
 from didact.core.ranges import Count, Fraction, NonNegative, Whole
 from didact.core.seeds import seed_of
-from didact.core.types import Group, Prompt, Trajectory
+from didact.core.types import Group, Prompt, Trajectory, changed
+
+NOTHING = torch.zeros(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,7 @@ class PolicySource:
         while active:
             rooms = [sampling.max_tokens - len(live[at].tokens) for at in active]
             limits = [min(room, self.turn_tokens or room) for room in rooms]
-            requests = [
-                Request(
-                    torch.cat([live[at].prompt.tokens, live[at].tokens]), _turn(seeds[at], turn)
-                )
-                for at in active
-            ]
+            requests = [Request(_context(live[at]), _turn(seeds[at], turn)) for at in active]
             samples = ask(run, self.model, requests, replace(sampling, max_tokens=max(limits)))
             for at, sample, limit in zip(active, samples, limits, strict=True):
                 live[at] = said(live[at], cut(sample, limit), run)
@@ -117,7 +114,7 @@ class PolicySource:
                 continue
             tokens = run.renderer.response(text, end=False)
             if len(live[at].tokens) + len(tokens) >= most:
-                live[at] = replace(live[at], truncated=True)
+                live[at] = changed(live[at], truncated=True)
                 continue
             live[at] = appended(live[at], tokens, torch.zeros(len(tokens)), trainable=False)
             going.append(at)
@@ -125,7 +122,7 @@ class PolicySource:
 
     def _done(self, episode: Trajectory, run: Run) -> Trajectory:
         if self.read == "all":
-            episode = replace(episode, text=run.renderer.text(episode.tokens))
+            episode = changed(episode, text=run.renderer.text(episode.tokens))
         return episode
 
 
@@ -178,7 +175,6 @@ def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -
     if not requests:
         return []
     samples = run.world.map(lambda stripe: generator.generate(stripe, sampling), requests)
-    before = run.metrics.get("tokens/generated", 0.0)
     tokens = float(sum(len(sample.tokens) for sample in samples))
     run.metrics["tokens/generated"] = run.metrics.get("tokens/generated", 0.0) + tokens
     if sampling.temperature > 0:
@@ -206,27 +202,25 @@ def _timed(environment: Environment, episode: Trajectory, turn: int) -> tuple[st
     return text, time.perf_counter() - began
 
 
+def _context(so_far: Trajectory) -> Tensor:
+    tokens = so_far.prompt.tokens
+    return torch.cat([tokens, so_far.tokens]) if len(so_far.tokens) else tokens
+
+
 def _turn(seed: int, turn: int) -> int:
     return seed if turn == 0 else seed_of(seed, turn)
 
 
 def started(prompt: Prompt, origin: str) -> Trajectory:
     """An episode in which nothing has been said."""
-    empty = torch.zeros(0, dtype=torch.int64)
-    return Trajectory(
-        prompt,
-        tokens=empty,
-        trainable=empty.bool(),
-        origin=origin,
-        columns={"behavior_logprobs": empty.float()},
-    )
+    return Trajectory(prompt, NOTHING, NOTHING.bool(), origin)
 
 
 def said(so_far: Trajectory, sample: Sample, run: Run) -> Trajectory:
     """The episode with one more response; its version is the oldest that spoke in it."""
     longer = appended(so_far, sample.tokens, sample.logprobs, trainable=True)
     version = sample.version if so_far.version is None else min(so_far.version, sample.version)
-    return replace(
+    return changed(
         longer,
         text=run.renderer.text(sample.tokens),
         truncated=sample.truncated,
@@ -237,10 +231,9 @@ def said(so_far: Trajectory, sample: Sample, run: Run) -> Trajectory:
 def appended(so_far: Trajectory, tokens: Tensor, logprobs: Tensor, trainable: bool) -> Trajectory:
     """The episode with further tokens and the log-probabilities they were drawn with."""
     flags = torch.full((len(tokens),), trainable)
-    longer = replace(
-        so_far,
-        tokens=torch.cat([so_far.tokens, tokens]),
-        trainable=torch.cat([so_far.trainable, flags]),
-    )
-    behavior = torch.cat([so_far.columns["behavior_logprobs"], logprobs])
-    return longer.with_columns(behavior_logprobs=behavior)
+    if len(so_far.tokens):
+        tokens = torch.cat([so_far.tokens, tokens])
+        flags = torch.cat([so_far.trainable, flags])
+        logprobs = torch.cat([so_far.columns["behavior_logprobs"], logprobs])
+    columns = {**so_far.columns, "behavior_logprobs": logprobs}
+    return changed(so_far, tokens=tokens, trainable=flags, columns=columns)
