@@ -69,7 +69,7 @@ def run(folder, text, launcher=()):
     script.write_text(SETUP + text)
     done = subprocess.run(
         [sys.executable, *launcher, str(script)],
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -84,7 +84,11 @@ def test_an_engine_in_another_process_gets_its_weights_and_is_probed(tmp_path):
     assert not list(Path("/dev/shm").glob("didact-*")), "no weights are left behind"
 
 
-def test_two_ranks_with_an_engine_each_share_the_work(tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+def test_two_ranks_of_the_deepspeed_launcher_with_an_engine_each_share_the_work(tmp_path):
+    """By a hostfile, as on several machines; `--no_ssh` because this one has no SSH server."""
+    hosts = tmp_path / "hostfile"
+    hosts.write_text("localhost slots=2\n")
+    launcher = ["-m", "deepspeed.launcher.runner", "--hostfile", str(hosts), "--no_local_rank"]
+    launcher += ["--no_ssh", "--node_rank", "0", "--master_addr", "127.0.0.1"]
     said = run(tmp_path, RANKS, launcher)
     assert "rank 0 of 2 same True" in said and "rank 1 of 2 same True" in said
