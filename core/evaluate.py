@@ -101,7 +101,7 @@ class Evaluation:
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[list[Answered], dict[str, float]]:
         """Answer every problem; returns the answers in order, and metrics named `eval/…`."""
-        aside = replace(run, metrics={}, seconds={})
+        aside = replace(run, metrics={}, seconds={}, scored={})
         pipelines = {"greedy": self.greedy} if self.greedy else {}
         if self.sampled and (final or self.sampled_every or not self.greedy):
             pipelines["sampled"] = self.sampled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,10 +35,11 @@ class Gather:
 
 @dataclass(frozen=True)
 class Made:
-    """The groups of a step, and what making them was counted and timed as."""
+    """The groups of a step, all that were scored, and what making them was counted and timed as."""
 
     step: int
     groups: Sequence[Group]
+    scored: Mapping[str, Group]
     metrics: Mapping[str, float]
     seconds: Mapping[str, float]
 
@@ -67,6 +68,7 @@ class GatherAhead:
             self._beside = run.world.beside()
         made = (self._next or self._begin(run, run.step)).result()
         run.metrics |= made.metrics
+        run.scored |= made.scored
         run.seconds |= {f"ahead/{name}": spent for name, spent in made.seconds.items()}
         following = run.step + 1
         self._next = self._begin(run, following) if following < self.last else None
@@ -78,14 +80,14 @@ class GatherAhead:
             self._next.result()
 
     def _begin(self, run: Run, step: int) -> Future[Made]:
-        view = replace(run, step=step, metrics={}, seconds={}, world=self._beside)
+        view = replace(run, step=step, metrics={}, seconds={}, scored={}, world=self._beside)
         problems = run.sampler.draw(step)
         return self._pool.submit(self._make, problems, view)
 
     def _make(self, problems: Sequence[Any], view: Run) -> Made:
         prompts = [Group(view.renderer.prompt(problem)) for problem in problems]
         groups = self.experience(prompts, view)
-        return Made(view.step, groups, view.metrics, view.seconds)
+        return Made(view.step, groups, view.scored, view.metrics, view.seconds)
 
     def state_dict(self) -> State:
         """The groups that are made and not yet used: the next step's."""
@@ -96,22 +98,38 @@ class GatherAhead:
             "step": made.step,
             "metrics": dict(made.metrics),
             "seconds": dict(made.seconds),
-            "groups": [
-                {
-                    "prompt": prompt_state(group.prompt),
-                    "signals": dict(group.signals),
-                    "members": encode(group.members),
-                }
-                for group in made.groups
-            ],
+            "groups": _packed(made.groups),
+            "scored": _packed(made.scored.values()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if not state:
             return
-        groups = [
-            Group(prompt_from(g["prompt"]), tuple(decode(g["members"])), g["signals"])
-            for g in state["groups"]
-        ]
+        scored = {group.prompt.id: group for group in _unpacked(state["scored"])}
         self._next = Future()
-        self._next.set_result(Made(state["step"], groups, state["metrics"], state["seconds"]))
+        self._next.set_result(
+            Made(
+                state["step"],
+                _unpacked(state["groups"]),
+                scored,
+                state["metrics"],
+                state["seconds"],
+            )
+        )
+
+
+def _packed(groups: Iterable[Group]) -> list[State]:
+    return [
+        {
+            "prompt": prompt_state(group.prompt),
+            "signals": dict(group.signals),
+            "members": encode(group.members),
+        }
+        for group in groups
+    ]
+
+
+def _unpacked(states: Sequence[State]) -> list[Group]:
+    return [
+        Group(prompt_from(g["prompt"]), tuple(decode(g["members"])), g["signals"]) for g in states
+    ]

@@ -20,7 +20,7 @@ def train(
     Evaluation, checkpoints and loggers live around this loop, between two steps.
     """
     while run.step < steps:
-        run.metrics, run.seconds = {}, {}
+        run.metrics, run.seconds, run.scored = {}, {}, {}
         groups = gather(run)
         for phase in phases:
             phase.offer(groups, run.step)
@@ -38,6 +38,7 @@ def train(
             seen = generator.sync(run.learners[name]) or {}
             run.metrics |= {f"{name}/{key}": value for key, value in seen.items()}
         run.seconds["sync"] = time.perf_counter() - began
-        run.sampler.observe(groups)
+        left = {group.prompt.id for group in groups}
+        run.sampler.observe([*groups, *(g for name, g in run.scored.items() if name not in left)])
         yield groups
         run.step += 1

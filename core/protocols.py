@@ -38,7 +38,9 @@ class TaskSource(Protocol):
 
 
 class Sampler(Stateful, Protocol):
-    """Chooses the problems of a step, and may learn from how they went (a curriculum)."""
+    """Chooses the problems of a step, and may learn from how they went (a curriculum): from the
+    groups that left the experience, and from those scored and dropped in it, without members.
+    """
 
     def draw(self, step: int) -> Sequence[Problem]: ...
     def observe(self, groups: Sequence[Group]) -> None: ...
@@ -201,19 +203,16 @@ class Generator(Protocol):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Sequence[Sample]: ...
     def rest(self) -> None:
         """Nothing will be asked until the next sync: leave memory to the learner, if you can."""
-        ...
 
     def sync(self, learner: Learner) -> Mapping[str, float] | None:
         """Take over the learner's weights; the version goes up by one. May report metrics."""
-        ...
 
     def resume(self, learner: Learner, version: int) -> None:
         """Take over the learner's weights as those of a given version."""
-        ...
 
 
-class Learner(Stateful, Protocol):
-    """A training engine that owns one model's weights and named optimizers."""
+class Reader(Protocol):
+    """A model that is read out."""
 
     def freeze(self, rows: Sequence[Trajectory], columns: Names) -> Sequence[Trajectory]:
         """Attach readouts of the model as it is now, without gradient, as columns.
@@ -221,13 +220,15 @@ class Learner(Stateful, Protocol):
         A column is a readout ("logprobs", "entropy", "values", …) with any prefix before a first
         underscore: "old_logprobs" stores the log-probabilities under that very name.
         """
-        ...
+
+
+class Learner(Reader, Stateful, Protocol):
+    """A training engine that owns one model's weights and named optimizers."""
 
     def update(
         self, batch: Batch, rule: UpdateRule, optimizer: str, step: int
     ) -> Mapping[str, float]:
         """One optimizer step on a mini-batch, in as many micro-batches as memory asks for."""
-        ...
 
     def rest(self) -> None:
         """Nothing will be learned until there are new samples: leave memory to the generators."""
@@ -237,11 +238,9 @@ class Learner(Stateful, Protocol):
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter by name, gathered, in a stable order."""
-        ...
 
     def save(self, folder: Path) -> None:
         """Write the model so that `AutoModelForCausalLM.from_pretrained` loads it."""
-        ...
 
 
 class World(Protocol):
@@ -253,7 +252,6 @@ class World(Protocol):
     def size(self) -> int: ...
     def map(self, call: Callable[[Sequence[T]], Sequence[U]], items: Sequence[T]) -> Sequence[U]:
         """Each rank calls on its stripe; all get all results, in order."""
-        ...
 
     def barrier(self) -> None: ...
     def beside(self) -> World:
@@ -281,6 +279,7 @@ class Run:
         sampling: how the policy is sampled unless a source says otherwise.
         metrics: of the current step; stages add to them.
         seconds: wall time of the current step by what it went to.
+        scored: groups of the current step by prompt id, as last scored, without their members.
         drawn: how many seeds (step, role, prompt id) has had, so that a prompt which comes twice
             in a step gets new samples. A copy of the run starts without.
     """
@@ -288,7 +287,7 @@ class Run:
     seed: int
     generators: Mapping[str, Generator]
     learners: Mapping[str, Learner]
-    frozen: Mapping[str, Learner]
+    frozen: Mapping[str, Reader]
     buffers: Mapping[str, ReplayBuffer]
     renderer: Renderer
     world: World
@@ -297,4 +296,5 @@ class Run:
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    scored: dict[str, Group] = field(default_factory=dict)
     drawn: Counter[tuple[int, str, str]] = field(default_factory=Counter, init=False, repr=False)

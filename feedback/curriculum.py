@@ -42,7 +42,7 @@ class Prioritized:
     arXiv:2501.12599 section 2.3.4 keeps the success rate s of each problem and draws in proportion
     to 1 - s, after a curriculum from easy to hard by label. Reconstruction: no code was released;
     how s runs, the floor and the pace of the curriculum are ours. A draw is without replacement.
-    Of prompts that a stage drops (`keep`, `fill`) the sampler learns nothing.
+    It learns of prompts that a stage drops (`keep`, `fill`) as of all that were scored.
 
     Args:
         prompts: problems per draw.
@@ -199,20 +199,21 @@ class Filtered:
 
 
 def success_rates(groups: Sequence[Group], drawn: Mapping[str, int]) -> Iterator[tuple[str, float]]:
-    """Prompt id and success rate of every drawn group that has members.
+    """Prompt id and success rate of every drawn group that was answered, dropped ones too.
 
     Raises:
         RecipeError: a group was never scored.
     """
     for group in groups:
-        if group.prompt.id not in drawn or not group.members:
+        if group.prompt.id not in drawn:
             continue
-        if "success_rate" not in group.signals:
+        if "success_rate" in group.signals:
+            yield group.prompt.id, group.signals["success_rate"]
+        elif group.members:
             raise RecipeError(
                 f"sampler: prompt '{group.prompt.id}' was answered, but has no 'success_rate'; the "
                 f"recipe needs 'score'."
             )
-        yield group.prompt.id, group.signals["success_rate"]
 
 
 def _check_prompts(task: TaskSource, prompts: int) -> None:

@@ -16,6 +16,7 @@ from didact.core.pipeline import Pipeline
 from didact.core.protocols import Run, Sampling
 from didact.core.types import Prompt
 from didact.core.world import Alone
+from didact.feedback.samplers import Ordered
 
 LEARNS = (
     "steps=4",
@@ -90,6 +91,19 @@ class Sleeps:
         time.sleep(0.15)
         self.threads.append(threading.current_thread().name)
         return groups
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_the_sampler_hears_of_groups_that_were_dropped_after_scoring(run, monkeypatch, staleness):
+    told = []
+    monkeypatch.setattr(Ordered, "observe", lambda self, groups: told.append(list(groups)))
+    stages = "experience=[{rollout: {use: policy, n: 2}}, score, {advantage: group_norm},"
+    stages += " {keep: {where: {negatives: 0}}}]"
+    reward = "rewards={even: {use: linear_length, per: 9}}"
+    take = "phases.rl.when.at_least=1"
+    run("grpo", "steps=2", stages, f"staleness={staleness}", reward, take, "sampler.prompts=4")
+    assert [len({group.prompt.id for group in step}) for step in told] == [4, 4]
+    assert all(not g.members and g.signals["success_rate"] == 0 for step in told for g in step)
 
 
 def made_run():

@@ -26,6 +26,7 @@ class Run:
     world: Alone = field(default_factory=Alone)
     metrics: dict = field(default_factory=dict)
     seconds: dict = field(default_factory=dict)
+    scored: dict = field(default_factory=dict)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from didact.core.errors import RecipeError, RunError
-from didact.core.types import Problem
+from didact.core.types import Group, Problem, Prompt
 from didact.feedback.curriculum import Filtered, Prioritized, easiest, failure_shares
 
 
@@ -118,7 +118,15 @@ def test_without_scores_there_is_nothing_to_learn_from(tools):
     group = replace(tools.group(problems[0].id), members=(tools.said("x"),))
     with pytest.raises(RecipeError, match="needs 'score'"):
         sampler.observe([group])
-    sampler.observe([tools.group(problems[0].id)])  # no members: dropped by a stage
+    sampler.observe([tools.group(problems[0].id)])  # dropped before it was scored
+
+
+def test_what_a_stage_drops_after_scoring_is_learnt_from(tools):
+    sampler = Prioritized(Numbers(4), prompts=2, rate=1.0)
+    first, second = sampler.draw(0)
+    dropped = Group(Prompt(first.id, torch.tensor([1]), first), signals={"success_rate": 1.0})
+    sampler.observe([*answered(tools, [second], lambda p: 0.5), dropped])
+    assert sampler.state_dict()["rates"] == {first.id: 1.0, second.id: 0.5}
 
 
 def test_solved_and_failed_problems_rest_for_their_epochs(tools):

@@ -54,7 +54,7 @@ class Resting:
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Whoever was drawn in this step and is not among the survivors rests."""
-        survivors = {group.prompt.id for group in groups}
+        survivors = {group.prompt.id for group in groups if group.members}
         resting = {at for id, at in self._drawn.items() if id not in survivors}
         self._until = {at: end for at, end in self._until.items() if end > self._step}
         self._until |= dict.fromkeys(resting, self._step + self.rest)
