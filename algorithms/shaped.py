@@ -27,8 +27,8 @@ def shaped_likelihood(
     gamma: Positive = 0.1,
     log_weight: float = 1.0,
     power: float = 0.5,
-    floor: float | None = None,
-    ceiling: float | None = None,
+    floor: NonNegative | None = None,
+    ceiling: NonNegative | None = None,
 ) -> Tensor:
     """-A f(p) for tokens the policy did not sample; the gradient flows through f.
 
@@ -100,8 +100,8 @@ def target_likelihood(
     advantages: Tensor,
     *,
     eps: NonNegative = 1e-6,
-    floor: float | None = None,
-    ceiling: float | None = None,
+    floor: NonNegative | None = None,
+    ceiling: NonNegative | None = None,
 ) -> Tensor:
     """-A p / (q + eps), where q is the probability under whoever wrote the token.
 

@@ -113,8 +113,8 @@ def rejection(
     *,
     statistic: Literal["ratio", "k2", "k3"] = "ratio",
     over: Literal["token", "sum", "mean", "max"] = "token",
-    low: float = 0.0,
-    high: float = inf,
+    low: NonNegative = 0.0,
+    high: NonNegative = inf,
     log_ratio_limit: Positive = LIMIT,
 ) -> Tensor:
     """1 where a statistic of the mismatch lies in [low, high], 0 elsewhere; rows or tokens.

@@ -42,7 +42,7 @@ class DemonstrationSource:
     """
 
     n: Count = 1
-    share: float = 1.0
+    share: Share = 1.0
     max_tokens: Count | None = None
     overlong: Literal["skip", "cut"] = "skip"
     pick: Literal["first", "random"] = "first"

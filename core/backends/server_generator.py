@@ -69,7 +69,7 @@ class ServerGenerator:
         bucket_mib: Count = 256,
         served: str | None = None,
         seeded: bool = True,
-        probe: float | Literal["auto"] | None = "auto",
+        probe: Positive | Literal["auto"] | None = "auto",
         timeout: Positive = 600.0,
         retries: Whole = 5,
         wait: NonNegative = 600.0,

@@ -73,7 +73,7 @@ class VllmGenerator:
         sync: Literal["auto", "reload", "ipc"] = "auto",
         bucket_mib: Count = 256,
         seeded: bool = True,
-        probe: float | Literal["auto"] | None = "auto",
+        probe: Positive | Literal["auto"] | None = "auto",
         tensors: bool = False,
     ) -> None:
         self.versions = vllm_versions.installed()

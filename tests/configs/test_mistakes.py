@@ -7,6 +7,7 @@ from didact.configs.document import read
 from didact.configs.load import check
 from didact.core.errors import RecipeError
 from didact.plugins.manager import load
+from didact.plugins.signature import hints_of, shown
 
 TEN = """\
 extends: grpo
@@ -243,6 +244,14 @@ def test_a_phase_whose_window_lies_beyond_the_run_is_told(registry):
     assert told.startswith("phases.sft: never steps: its window begins with step 10")
     document = read("offline_sl", ["steps=11"])
     assert not assemble(check(document, registry), registry, document).notices
+
+
+def test_every_whole_number_that_a_built_in_part_takes_has_a_range(registry):
+    for entry in registry.entries():
+        hints = hints_of(entry.factory)
+        for name in entry.params.model_fields:
+            bare = {"int", "int | None"} & {shown(hints[name])}
+            assert not bare or name == "seed", f"{entry.kind} '{entry.name}': {name}"
 
 
 def test_a_schedule_within_the_range_is_taken(tmp_path, registry):
