@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from didact.configs.assemble import Parts
 from didact.configs.build import Builder
 from didact.configs.schema import EvaluationSpec, Recipe
@@ -18,7 +20,7 @@ from didact.core.backends.optim import OptimizerSpec
 from didact.core.errors import RecipeError
 from didact.core.evaluate import Evaluation
 from didact.core.pipeline import Pipeline
-from didact.core.protocols import Generator, Learner, Run, World
+from didact.core.protocols import Generator, Learner, Reader, Run, World
 from didact.core.render import TextRenderer
 from didact.core.score import Score
 from didact.core.stages import Rollout
@@ -53,13 +55,17 @@ def open_recipe(
     specs |= {"ref": policy} if "ref" in parts.reads and "ref" not in specs else {}
     tokenizer = load_tokenizer(policy)
     trained = {"policy", *(phase.model for phase in parts.phases)}
-    engine = partial(_learner, specs=specs, recipe=recipe, builder=builder, tokenizer=tokenizer)
-    learners = {name: engine(name, optimizers=recipe.optimizers) for name in sorted(trained)}
-    frozen = {
-        name: engine(name, optimizers={})
-        for name in sorted(parts.reads)
-        if name in specs and name not in trained
+    engine = partial(_learner, recipe=recipe, builder=builder, tokenizer=tokenizer)
+    models = {name: _model(specs[name], tokenizer) for name in sorted(trained)}
+    learners = {
+        name: engine(name, model, optimizers=recipe.optimizers) for name, model in models.items()
     }
+    frozen: dict[str, Reader] = {}
+    for name in sorted(specs.keys() & parts.reads.keys() - trained):
+        if specs[name] is policy and policy.lora is not None and not recipe.staleness:
+            frozen[name] = lora.WithoutAdapters(learners["policy"], models["policy"])
+        else:
+            frozen[name] = engine(name, load_model(specs[name], tokenizer), optimizers={})
     generators = {
         name: _generator(name, specs[name], recipe, builder, tokenizer, learners[name], world)
         for name in learners
@@ -86,19 +92,22 @@ def open_recipe(
     return Opened(recipe, parts, run, evaluation, registry)
 
 
+def _model(spec: ModelSpec, tokenizer: Any) -> nn.Module:
+    """A model that will learn, or whose adapters will."""
+    model = load_model(spec, tokenizer)
+    return lora.adapted(model, spec.lora, spec.seed) if spec.lora is not None else model
+
+
 def _learner(
     name: str,
+    model: nn.Module,
     *,
     optimizers: Mapping[str, OptimizerSpec],
-    specs: Mapping[str, ModelSpec],
     recipe: Recipe,
     builder: Builder,
     tokenizer: Any,
 ) -> Learner:
     """A learner; one without optimizers is only read out."""
-    model, spec = load_model(specs[name], tokenizer), specs[name]
-    if optimizers and spec.lora is not None:
-        model = lora.adapted(model, spec.lora, spec.seed)
     learner: Learner = builder.part(
         recipe.learner,
         f"models.{name}",

@@ -13,8 +13,8 @@ from didact.core.pipeline import Pipeline, unmet
 from didact.core.protocols import (
     CritiqueProvider,
     Failed,
-    Learner,
     Names,
+    Reader,
     RolloutSource,
     Run,
     Stage,
@@ -245,14 +245,15 @@ class Read:
         ]
 
 
-def _reader(column: str, run: Run) -> Learner:
+def _reader(column: str, run: Run) -> Reader:
     """Whose column it is: its prefix names a model; without one, or with "old", who learns now."""
     prefix, _ = readout_of(column) or ("?", column)
     own = "value" if column == "values" else "policy"
     name = own if prefix in ("", "old") else prefix
-    model = run.frozen.get(name) or run.learners.get(name)
+    models: Mapping[str, Reader] = {**run.learners, **run.frozen}
+    model = models.get(name)
     if model is None:
-        known = ", ".join(sorted({*run.frozen, *run.learners}))
+        known = ", ".join(sorted(models))
         raise RecipeError(f"read: no model '{name}' for '{column}' (there is: {known}).")
     return model
 

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from didact.core.errors import RecipeError
+from didact.core.protocols import Names, Reader
 from didact.core.ranges import Count, Positive
+from didact.core.types import Trajectory
 
 BASE, DOWN, UP = ".base_layer.", ".lora_A.default.", ".lora_B.default."
 """What peft puts into the names of the parameters of a layer that it adapts."""
@@ -90,6 +92,26 @@ def learning(model: nn.Module, trained: bool) -> list[Tensor]:
     for name, param in model.named_parameters():
         param.requires_grad_(trained and (not has_adapters or DOWN in name or UP in name))
     return [param for param in model.parameters() if param.requires_grad]
+
+
+class WithoutAdapters:
+    """An adapted model as it was before its adapters learned: a reference that takes no memory."""
+
+    def __init__(self, learner: Reader, model: nn.Module) -> None:
+        layers: Iterable[Any] = model.modules()
+        self.learner = learner
+        self.layers = [layer for layer in layers if hasattr(layer, "lora_B")]
+
+    def freeze(self, rows: Sequence[Trajectory], columns: Names) -> Sequence[Trajectory]:
+        """Attach readouts of the base, without gradient, as columns."""
+        before = [layer.scaling["default"] for layer in self.layers]
+        try:
+            for layer in self.layers:
+                layer.scaling["default"] = 0.0
+            return self.learner.freeze(rows, columns)
+        finally:
+            for layer, scale in zip(self.layers, before, strict=True):
+                layer.scaling["default"] = scale
 
 
 def merged(

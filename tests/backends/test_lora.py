@@ -6,10 +6,16 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 pytest.importorskip("peft")
+from conftest import TINY
+
+from didact.configs.assemble import assemble
+from didact.configs.document import read
+from didact.configs.engines import open_recipe
+from didact.configs.load import check
 from didact.core.backends import lora
 from didact.core.backends.forward import Readouts
 from didact.core.backends.hf_generator import HFGenerator
-from didact.core.backends.lora import LoraSpec, adapted, merged, scales
+from didact.core.backends.lora import LoraSpec, WithoutAdapters, adapted, merged, scales
 from didact.core.backends.models import load_model
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.probe import Probe
@@ -17,6 +23,7 @@ from didact.core.backends.torch_learner import TorchLearner
 from didact.core.errors import RecipeError
 from didact.core.protocols import Request, Sampling
 from didact.core.world import Alone
+from didact.plugins.manager import load
 
 FOUR = LoraSpec(rank=4, alpha=8.0)
 ADAM = {"main": OptimizerSpec(lr=1e-2)}
@@ -131,6 +138,20 @@ def test_two_and_two_steps_equal_four_bitwise(spec, tokenizer, mixed, rule, tmp_
         assert torch.equal(a, b), name
 
 
+def test_the_base_is_read_through_the_adapters_and_leaves_them_as_they_were(
+    fresh, tokenizer, batch
+):
+    learner, columns = TorchLearner(moved(fresh()), tokenizer, ADAM), frozenset({"ref_logprobs"})
+    before = learner.freeze(batch.rows, columns)
+    found = WithoutAdapters(learner, learner.model).freeze(batch.rows, columns)
+    base = TorchLearner(fresh(), tokenizer, {}).freeze(batch.rows, columns)
+    after = learner.freeze(batch.rows, columns)
+    for rows in zip(before, found, base, after, strict=True):
+        adapted_, read, plain, again = (row.columns["ref_logprobs"] for row in rows)
+        assert torch.equal(adapted_, again) and not torch.equal(adapted_, read)
+        torch.testing.assert_close(read, plain, atol=1e-6, rtol=0)
+
+
 def test_a_generator_serves_the_merged_model_and_the_probe_holds(fresh, tokenizer, batch, rule):
     learner = TorchLearner(moved(fresh()), tokenizer, ADAM)
     learner.update(batch, rule, "main", 0)
@@ -197,6 +218,19 @@ def test_targets_that_are_no_linear_layers_of_the_body_are_named(model, target):
         RecipeError, match=f"no linear layer '{target}' to adapt; there is down_proj"
     ):
         adapted(model, LoraSpec(rank=2, targets=[target]), 0)
+
+
+def test_a_reference_that_is_the_base_loads_no_second_model(tmp_path):
+    registry = load(installed=False)
+
+    def opened(*more):
+        document = read("grpo_deepseek", [*TINY, "models.policy.lora.rank=2", *more])
+        recipe = check(document, registry)
+        parts = assemble(recipe, registry, document)
+        return open_recipe(recipe, parts, registry, recipe.models["policy"]).run.frozen["ref"]
+
+    assert isinstance(opened(), WithoutAdapters)
+    assert not isinstance(opened("models.ref={seed: 3}"), WithoutAdapters)
 
 
 def test_a_run_with_adapters_is_one_override(run):
