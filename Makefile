@@ -13,7 +13,7 @@ $(BIN)/didact: pyproject.toml constraints.txt
 	@touch $(BIN)/didact
 
 $(BIN)/pytest: $(BIN)/didact
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,gym]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,gym,lora]"
 	@touch $(BIN)/pytest
 
 install: $(BIN)/didact
