@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,12 +35,17 @@ class Bound:
     settings: Settings = field(default_factory=dict)
     bind: Mapping[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def reads(self) -> Mapping[str, str]:
+        """For each column of the function, the name of what it is read from."""
+        return {name: self.bind.get(name, name) for name in columns_of(self.function)}
+
     @property
     def needs(self) -> Names:
-        return frozenset(self.bind.get(name, name) for name in columns_of(self.function))
+        return frozenset(self.reads.values())
 
     def __call__(self, read: Callable[[str], Tensor], step: int) -> Tensor:
-        arguments = {n: read(self.bind.get(n, n)) for n in columns_of(self.function)}
+        arguments = {name: read(source) for name, source in self.reads.items()}
         settings = {k: v(step) if isinstance(v, Schedule) else v for k, v in self.settings.items()}
         return self.function(**arguments, **settings)
 
@@ -99,7 +105,7 @@ class Term:
 
     def over(self, batch: Batch, step: int) -> Callable[[Batch, Mapping[str, Tensor]], Tensor]:
         chosen = [at for at, row in enumerate(batch.rows) if self.where(row)]
-        mine = batch.take(chosen)
+        mine = _taken(batch, chosen)
         counted = batch if self.batch_average else mine
         mask = self.mask(mine) if chosen else torch.zeros(0, 0, dtype=torch.bool)
         total = batch.mask if self.batch_average else mask
@@ -113,10 +119,11 @@ class Term:
             keep = [at for at, row in enumerate(part.rows) if id(row) in chosen_rows]
             if not keep or weighed is None:
                 return next(iter(live.values())).sum() * 0.0
-            rows = part.take(keep)
+            rows = _taken(part, keep)
             width = rows.mask.shape[1]
             tokens = self.mask(rows)
-            columns = {k: v[keep][:, :width] for k, v in live.items() if v.dim() == 2}
+            own = slice(None) if rows is part else keep
+            columns = {k: v[own][:, :width] for k, v in live.items() if v.dim() == 2}
             read = _reader(rows, columns, tokens)
             per_token = self.loss(read, step)
             for times in self.times:
@@ -165,6 +172,11 @@ class Term:
             not self.where(row) or (name is not None and row.signals.get(name) == 0.0)
             for row in batch.rows
         ]
+
+
+def _taken(batch: Batch, chosen: Sequence[int]) -> Batch:
+    """Some rows, in their order; the batch itself, with what it has worked out, if all of them."""
+    return batch if len(chosen) == len(batch) else batch.take(chosen)
 
 
 def vanishes_with(column: str) -> Callable[[PerToken], PerToken]:
