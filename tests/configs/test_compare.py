@@ -17,7 +17,8 @@ from didact.configs.estimate import estimate
 from didact.configs.load import load_recipe
 from didact.configs.summary import print_summary
 from didact.core.errors import RecipeError
-from didact.core.report import build_report
+from didact.core.report import build_report, find_cells
+from didact.core.report.answers import training_samples
 from didact.plugins.manager import load
 
 
@@ -210,6 +211,17 @@ def test_a_recipe_and_a_comparison_are_not_taken_for_each_other(tmp_path):
 def test_the_packaged_comparisons_are_valid(tmp_path):
     for name in ("quickstart", "relift_claims"):
         assert cells(load_comparison(name), tmp_path)
+
+
+def test_critiques_of_a_real_run_are_in_the_reports_browser(run):
+    folder = run("critique_grpo", "steps=2", "observers=[jsonl, trajectories]")
+    browser = training_samples(find_cells([folder]).read())
+    answers = [a for item in browser.items for method in item["methods"] for a in method["answers"]]
+    told = {a["kind"]: a.get("critique") for a in answers}
+    assert told["policy"][0].startswith(
+        "indicative_with_answer: The answer is incorrect: it should"
+    )
+    assert "refinement" in told and not told["refinement"]
 
 
 def test_a_shared_mapping_is_not_shared_between_methods(tmp_path):
