@@ -158,7 +158,7 @@ def gream(
     scale: Literal["group", "none"] = "group",
     eps: NonNegative = 1e-6,
 ) -> Tensor:
-    """GRPO plus `pass_bonus` for rows whose reward is `solved_at`. GREAM (GRRM @ d85bd174)."""
+    """GRPO plus `pass_bonus` for rows whose reward is `solved_at`. GREAM, arXiv:2510.20815."""
     bonus = pass_bonus(rewards == solved_at, groups, k=k, eps=eps).to(rewards.dtype)
     return group_norm(rewards, groups, scale=scale, eps=eps) + bonus
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from didact.configs.assemble import Parts
 from didact.configs.build import Builder
+from didact.configs.counts import rows_of
+from didact.configs.memory import chosen, loaded
 from didact.configs.schema import EvaluationSpec, Recipe
 from didact.core import world as worlds
 from didact.core.backends import lora
@@ -55,7 +57,13 @@ def open_recipe(
     specs |= {"ref": policy} if "ref" in parts.reads and "ref" not in specs else {}
     tokenizer = load_tokenizer(policy)
     trained = {"policy", *(phase.model for phase in parts.phases)}
-    engine = partial(_learner, recipe=recipe, builder=builder, tokenizer=tokenizer)
+    auto = chosen(recipe, loaded(recipe, specs, parts), frozenset(trained), rows_of(recipe, parts))
+    engine = partial(_learner, recipe=recipe, builder=builder, tokenizer=tokenizer, auto=auto)
+    generators = {  # before any weights are loaded: what cannot work is refused here
+        name: _generator(name, specs[name], recipe, builder, tokenizer, world)
+        for name in sorted(trained)
+        if specs[name].kind == "causal"
+    }
     models = {name: _model(specs[name], tokenizer) for name in sorted(trained)}
     learners = {
         name: engine(name, model, optimizers=recipe.optimizers) for name, model in models.items()
@@ -66,11 +74,8 @@ def open_recipe(
             frozen[name] = lora.WithoutAdapters(learners["policy"], models["policy"])
         else:
             frozen[name] = engine(name, load_model(specs[name], tokenizer), optimizers={})
-    generators = {
-        name: _generator(name, specs[name], recipe, builder, tokenizer, learners[name], world)
-        for name in learners
-        if specs[name].kind == "causal"
-    }
+    for name, generator in generators.items():
+        generator.resume(learners[name], 0)
     run = Run(
         seed=recipe.seed,
         generators=generators,
@@ -106,6 +111,7 @@ def _learner(
     recipe: Recipe,
     builder: Builder,
     tokenizer: Any,
+    auto: Mapping[str, bool],
 ) -> Learner:
     """A learner; one without optimizers is only read out."""
     learner: Learner = builder.part(
@@ -116,6 +122,7 @@ def _learner(
         optimizers=optimizers,
         temperature=recipe.sampling.temperature or 1.0,
         world=worlds.current(),
+        **auto,
     )
     return learner
 
@@ -126,7 +133,6 @@ def _generator(
     recipe: Recipe,
     builder: Builder,
     tokenizer: Any,
-    learner: Learner,
     world: World,
 ) -> Generator:
     factory = builder.registry.get("generator", recipe.generator.use).factory
@@ -139,10 +145,8 @@ def _generator(
         **served,
         tokenizer=tokenizer,
         temperature=recipe.sampling.temperature or 1.0,
-        learner=learner,
         world=world,
     )
-    generator.resume(learner, 0)
     return generator
 
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 from didact.configs.assemble import Parts, assemble
+from didact.configs.counts import of_recipe, rows_of
 from didact.configs.document import read
 from didact.configs.load import check
+from didact.configs.memory import loaded, predicted, shape_of, told
 from didact.configs.resolve import as_yaml, resolved
 from didact.configs.schema import Recipe
-from didact.core.backends.models import ModelSpec
 from didact.core.errors import RecipeError
 from didact.core.pipeline import listed
-from didact.core.stages import Rollout
+from didact.core.where import EVERYTHING
 from didact.plugins.manager import load
-
-GIB = 2**30
 
 
 def print_plan(source: str | Path, overrides: Sequence[str] = ()) -> None:
@@ -54,21 +52,22 @@ def _stages(recipe: Recipe, parts: Parts) -> Iterator[str]:
 
 def _batches(recipe: Recipe, parts: Parts) -> Iterator[str]:
     prompts = getattr(recipe.sampler.params, "prompts", None)
-    per_prompt = sum(
-        int(getattr(stage.source, "n", 1))
-        for _, stage in parts.experience.stages
-        if isinstance(stage, Rollout)
+    found = of_recipe(recipe, parts)
+    rows = found.rows
+    yield (
+        f"{prompts} prompts a step; at most {found.groups} groups of at most {found.members} "
+        f"trajectories: {rows}"
     )
-    most = prompts * per_prompt if prompts else None
-    yield f"{prompts} prompts a step, at most {per_prompt} trajectories each: {most} trajectories"
+    yield from (f"not counted: {what}" for what in found.unknown)
     for phase in parts.phases:
-        rows = phase.draw or most
-        size = phase.batch_size or rows
-        steps = phase.epochs * (ceil(rows / size) if rows and size else 1)
+        drawn = phase.draw or rows
+        size = phase.batch_size or drawn
+        steps = phase.epochs * (ceil(drawn / size) if drawn and size else 1)
         when = phase.when
+        some = "" if phase.take == EVERYTHING else f" that match {phase.take.root}"
         yield (
-            f"phase {phase.name}: at most {rows} rows, {steps} optimizer step(s) of at most {size} "
-            f"rows; fires with >= {when.at_least} waiting, every {when.every} step(s) "
+            f"phase {phase.name}: at most {drawn} rows{some}, {steps} optimizer step(s) of at most "
+            f"{size} rows; fires with >= {when.at_least} waiting, every {when.every} step(s) "
             f"from {when.first} to {when.last}"
         )
 
@@ -80,56 +79,26 @@ def _models(recipe: Recipe, parts: Parts) -> Iterator[str]:
         policy = check(read(recipe.base), load()).models.get("policy")
     if policy is None:
         raise RecipeError("models.policy: is required, unless 'base' names a recipe that makes it.")
-    yield from _memory("policy", policy, trained=True, optimizers=len(recipe.optimizers))
+    trained = frozenset({"policy", *(phase.model for phase in parts.phases)})
     for phase in parts.phases:
         if phase.model != "policy":
             yield f"{phase.model}: learns in phase {phase.name}"
     for name, readers in sorted(parts.reads.items()):
         yield f"{name}: loads because of {'; '.join(readers)}"
-        if name not in {phase.model for phase in parts.phases}:
-            spec = recipe.models.get(name, policy).following(policy)
-            yield from _memory(name, spec, trained=False, optimizers=0)
     if "ref" not in parts.reads:
         yield "ref: not loaded, nothing reads ref_logprobs"
-
-
-def _memory(name: str, spec: ModelSpec, *, trained: bool, optimizers: int) -> Iterator[str]:
-    count = parameters(spec)
-    if count is None:
-        yield f"{name}: {spec.path}: its configuration is not on this machine; size unknown"
+    named = {name: spec.following(policy) for name, spec in recipe.models.items()}
+    specs = loaded(recipe, {"ref": policy, **named, "policy": policy}, parts)
+    shapes = {name: shape_of(spec) for name, spec in specs.items()}
+    for name, shape in shapes.items():
+        if shape is None:
+            where = specs[name].path
+            yield f"{name}: {where}: its configuration is not on this machine; size unknown"
+        else:
+            learns = f", {shape.trained:,} of them learn" if name in trained else ""
+            yield f"{name}: {shape.parameters:,} parameters{learns}"
+    known = {name: shape for name, shape in shapes.items() if shape is not None}
+    if "policy" not in known:
         return
-    width = 2 if spec.dtype == "bfloat16" else 4
-    weights = count * width
-    states = count * (4 * (width == 2) + width + 8 * optimizers) if trained else 0
-    engine = weights if trained else 0
-    total = (weights + states + engine) / GIB
-    yield (
-        f"{name}: {count:,} parameters; {weights / GIB:.3f} GiB weights, {states / GIB:.3f} GiB "
-        f"gradients, masters and {optimizers} optimizer(s), {engine / GIB:.3f} GiB generator: "
-        f"{total:.3f} GiB before activations and KV cache"
-    )
-
-
-def parameters(spec: ModelSpec) -> int | None:
-    """Number of parameters, tied ones once, from the configuration alone; None if there is none."""
-    config: Any
-    if spec.config is not None:
-        from transformers import AutoConfig
-
-        from didact.core.backends.models import load_tokenizer
-
-        size = spec.config.get("vocab_size") or len(load_tokenizer(spec))
-        config = AutoConfig.for_model(**{**spec.config, "vocab_size": size})
-    else:
-        file = Path(str(spec.path)).expanduser()
-        if not file.is_dir():
-            return None
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(file)
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(int(p.numel()) for p in model.parameters())
+    yield "\n# memory of a process, GiB"
+    yield from told(predicted(recipe, known, specs, trained & set(known), rows_of(recipe, parts)))
