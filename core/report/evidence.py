@@ -34,7 +34,8 @@ class Evidence:
         greedy: by method, success of the greedy answer [S, Q]; empty if some run has none.
         correct, answers: by method, counts of sampled answers [S, Q]; empty if some run has none.
         seeds: by method, the seeds in order of the arrays' rows.
-        bins: base difficulty of every question, or None.
+        bins: base difficulty of every question as most runs measured it, or None.
+        own_bins: by method, base difficulty as each seed's run measured it [S, Q].
         notices: what did not fit together but did not matter enough to refuse.
     """
 
@@ -45,6 +46,7 @@ class Evidence:
     answers: Mapping[str, NDArray[np.int64]]
     seeds: Mapping[str, tuple[str, ...]]
     bins: tuple[str, ...] | None
+    own_bins: Mapping[str, NDArray[np.str_]]
     by: tuple[str, ...]
     notices: tuple[str, ...]
 
@@ -144,6 +146,9 @@ def gather(runs: Sequence[RunRecord]) -> Evidence | None:
         if all(sampled)
         else {},
         seeds={label: tuple(run.seed for run in by_label[label]) for label in labels},
+        own_bins={
+            k: np.array([[str(r.get("bin")) for r in t] for t in v]) for k, v in rows.items()
+        },
         bins=_bins([table for seeds in rows.values() for table in seeds], said),
         by=_by(used[0], list(first.values())),
         notices=tuple(said),
@@ -271,7 +276,8 @@ def _bins(tables: Sequence[Sequence[Row]], said: list[str]) -> tuple[str, ...] |
     if unlike:
         said.append(
             f"base difficulty is measured for every seed apart, and differs on {unlike} of "
-            f"{len(votes)} questions; what most runs found is used."
+            f"{len(votes)} questions: accuracies are by each seed's own, answers are shown by "
+            "what most found."
         )
     return tuple(str(vote.most_common(1)[0][0]) for vote in votes)
 

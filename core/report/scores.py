@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from didact.core.evaluate import BINS
 from didact.core.report.evidence import Evidence
-from didact.core.report.statistics import Difference, Estimate, difference, estimate, holm
+from didact.core.report.statistics import Array, Difference, Estimate, difference, estimate, holm
 
 LEVEL = 0.05
 
@@ -65,15 +66,54 @@ def final_scores(evidence: Evidence, baseline: str) -> list[Score]:
 
 def part_scores(evidence: Evidence, baseline: str) -> dict[str, list[Score]]:
     """The main metric by each metadata key and by base difficulty; no tests, only intervals."""
-    keys = (*evidence.by, *(("bin",) if evidence.bins else ()))
-    return {
+    found = {
         key: [
             _score(evidence, "part", label, baseline, evidence.main, columns, part=f"{key}={name}")
             for name, columns in evidence.parts(key).items()
             for label in evidence.labels
         ]
-        for key in keys
+        for key in evidence.by
     }
+    return found | ({"bin": list(_bin_scores(evidence, baseline))} if evidence.bins else {})
+
+
+def _bin_scores(evidence: Evidence, baseline: str) -> Iterator[Score]:
+    """By base difficulty, which every seed measured for its own base model: the ratio of sums over
+    a bin's seeds and questions, with the interval of its linearisation."""
+    metric = evidence.main
+    for name in BINS:
+        inside = {label: evidence.own_bins[label] == name for label in evidence.labels}
+        columns = np.flatnonzero(np.any([mask.any(axis=0) for mask in inside.values()], axis=0))
+        parts = {
+            label: _centred(evidence.values(label, metric)[:, columns], mask[:, columns])
+            for label, mask in inside.items()
+            if mask.any()
+        }
+        for label, (mine, mean, count) in parts.items():
+            own = _within(0.0, _moved(estimate(mine), mean, count))
+            against = None
+            if label != baseline and baseline in parts:
+                theirs, other, _ = parts[baseline]
+                paired = evidence.seeds[label] == evidence.seeds[baseline]
+                against = difference(mine, theirs, paired=paired, test=False)
+                moved = _moved(against.estimate, mean - other, count)
+                against = replace(against, estimate=_within(-1.0, moved))
+            yield Score("part", label, "all", f"bin={name}", metric, own, against)
+
+
+def _centred(values: Array, inside: NDArray[np.bool_]) -> tuple[Array, float, int]:
+    """Values inside less their mean and 0 outside, so scaled that the mean of all varies as the
+    mean inside does; that mean; and the questions inside, on average over the seeds."""
+    mean = float(values[inside].mean())
+    scale = inside.size / inside.sum()
+    return np.where(inside, values - mean, 0.0) * scale, mean, round(inside.sum() / len(inside))
+
+
+def _moved(found: Estimate, by: float, questions: int) -> Estimate:
+    """An estimate around 0, around `by`; without an interval if it is of one question."""
+    few = math.nan if questions < 2 else 0.0
+    low, high = found.low + by + few, found.high + by + few
+    return replace(found, mean=found.mean + by, low=low, high=high, questions=questions)
 
 
 def pass_scores(evidence: Evidence) -> list[Score]:

@@ -87,7 +87,8 @@ def part_table(key: str, scores: Sequence[Score], baseline: str) -> Table:
         notes.append(
             "Bins are by how often the model before training was right: easy ≥ 75 %, medium ≥ "
             "37.5 %, hard > 0, hardest = 0 of its answers. They come from a sample, so "
-            "some questions of the hardest bin were merely unlucky."
+            "some questions of the hardest bin were merely unlucky. Every seed goes by its own; "
+            "the number of questions is the mean over the seeds."
         )
     metric = scores[0].metric if scores else ""
     title = f"{metric} by {what}"
