@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 
 import torch
 from torch import Tensor
@@ -96,10 +97,7 @@ class Term:
         mask = batch.mask
         for name, want in self.tokens.items():
             column = batch.stored(name)
-            if isinstance(want, Range):
-                inside = torch.tensor([[v in want for v in row] for row in column.tolist()])
-            else:
-                inside = column == want
+            inside = _within(column, want) if isinstance(want, Range) else column == want
             mask = mask & inside
         return mask
 
@@ -172,6 +170,15 @@ class Term:
             not self.where(row) or (name is not None and row.signals.get(name) == 0.0)
             for row in batch.rows
         ]
+
+
+def _within(column: Tensor, want: Range) -> Tensor:
+    """Which numbers of a column are `in` the range, bool [B, T]."""
+    value = column.double()
+    inside = (value >= want.at_least) & (value <= want.at_most)
+    above = value > want.above if want.above != -inf else inside
+    below = value < want.below if want.below != inf else inside
+    return inside & above & below
 
 
 def _taken(batch: Batch, chosen: Sequence[int]) -> Batch:

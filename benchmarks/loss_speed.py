@@ -31,6 +31,7 @@ from didact.algorithms.rules import Bound, Sum, Term
 from didact.core.annotate import Annotate
 from didact.core.phase import READOUTS
 from didact.core.types import Group, Problem, Prompt, Trajectory
+from didact.core.where import Range
 from didact.plugins.manager import load
 from didact.plugins.testing.advantages import step as advantage_inputs
 from didact.plugins.testing.data import make_run
@@ -152,8 +153,10 @@ def framework(size: Size, device: torch.device, micro: int) -> Iterator[tuple[st
     yield "stage", "advantage: group_norm", lambda: stage(groups, run)
     rows = tuple(row for group in stage(groups, run) for row in group.leaving())
     clip = Term("clip", Bound(part["ppo_clip"]), times=[Bound(part["truncated_is"])])
+    unlikely = {"old_logprobs": Range(below=-0.5)}
     rules = {
         "ppo_clip": Sum([Term("clip", Bound(part["ppo_clip"]))]),
+        "sft of a range of tokens": Sum([Term("sft", Bound(part["sft"]), tokens=unlikely)]),
         "ppo_clip + truncated_is, sft": Sum([clip, Term("sft", Bound(part["sft"]))]),
     }
     order = sorted(range(len(rows)), key=lambda at: len(rows[at].tokens))
