@@ -22,6 +22,7 @@ from didact.algorithms.groups import (
     group_sum,
     subgroups,
 )
+from didact.algorithms.tensors import log_ratio
 from didact.core.bind import adds
 from didact.core.ranges import Count, NonNegative, Share
 
@@ -165,8 +166,45 @@ def optimal_token_baseline(
             estimator for tool use).
         zero_tail: no baseline where only the single longest response remains.
     """
+    energy = 1 - 2 * old_logprobs.exp() + old_collision
+    return _token_baseline(rewards, groups, mask, energy, align, zero_tail, eps)
+
+
+@adds("advantages", "returns")
+def corrected_token_baseline(
+    rewards: Tensor,
+    groups: Tensor,
+    mask: Tensor,
+    old_logprobs: Tensor,
+    old_collision: Tensor,
+    behavior_logprobs: Tensor,
+    *,
+    cap: NonNegative = 2.0,
+    align: Literal["position", "trained"] = "position",
+    zero_tail: bool = True,
+    eps: NonNegative = 1e-8,
+) -> dict[str, Tensor]:
+    """`optimal_token_baseline` beside truncated importance weights: w_t times their square.
+
+    w_t = (1 - 2 pi_t + sum_v pi_v^2) min(pi_t / mu_t, cap)^2 with mu the sampler, as verl 0.9.1
+    does when it is given `rollout_is_weights`; the loss beside it has the weight `truncated_is`.
+    """
+    ratio = log_ratio(old_logprobs, behavior_logprobs).exp().clamp(max=cap)
+    energy = (1 - 2 * old_logprobs.exp() + old_collision) * ratio.square()
+    return _token_baseline(rewards, groups, mask, energy, align, zero_tail, eps)
+
+
+def _token_baseline(
+    rewards: Tensor,
+    groups: Tensor,
+    mask: Tensor,
+    energy: Tensor,
+    align: Literal["position", "trained"],
+    zero_tail: bool,
+    eps: float,
+) -> dict[str, Tensor]:
     returns = discounted_returns(rewards, mask)
-    energy = torch.where(mask, 1 - 2 * old_logprobs.exp() + old_collision, 0.0).cumsum(1)
+    energy = torch.where(mask, energy, 0.0).cumsum(1)
     inside, ahead, order = mask, returns, None
     if align == "trained":
         order = (~mask).long().argsort(dim=1, stable=True)

@@ -176,6 +176,7 @@ def register_advantages(register: Register) -> None:
         token_advantages.remax_tokens,
         token_advantages.gdpo,
         token_advantages.optimal_token_baseline,
+        token_advantages.corrected_token_baseline,
         token_advantages.prefix_group_norm,
         kl_reward.reward_minus_kl,
         shaping.shape_overlong,

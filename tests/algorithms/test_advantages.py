@@ -378,3 +378,20 @@ def test_durations_weigh_tokens_and_nothing_when_no_time_was_taken():
         shaping.duration_weighted(per_token, torch.tensor([0.0, 0.0])).tolist()
         == per_token.tolist()
     )
+
+
+def test_weighted_by_importance_the_token_baseline_counts_samples_by_the_square_of_their_weight():
+    """Two responses of one token with rewards 1 and 0, equal energies, ratios 2 and 1: the baseline
+    is (4 * 1 + 1 * 0) / 5."""
+    rewards, groups = torch.tensor([1.0, 0.0]).double(), torch.zeros(2, dtype=torch.long)
+    mask, old = torch.ones(2, 1).bool(), torch.full((2, 1), 0.25).double().log()
+    energy = torch.full((2, 1), 0.3).double()
+    sampler = torch.tensor([[0.125], [0.25]]).double().log()
+    settings = {"zero_tail": False}
+    found = tok.corrected_token_baseline(
+        rewards, groups, mask, old, energy, sampler, cap=5.0, **settings
+    )
+    assert found["advantages"][:, 0].tolist() == pytest.approx([0.2, -0.8], abs=1e-6)
+    equal = tok.corrected_token_baseline(rewards, groups, mask, old, energy, old, **settings)
+    plain = tok.optimal_token_baseline(rewards, groups, mask, old, energy, **settings)
+    assert torch.equal(equal["advantages"], plain["advantages"])
