@@ -110,8 +110,9 @@ class PrefixSource:
     L = floor(u |y*|) tokens of the prompt's first demonstration y*, never its last token, with u
     drawn uniformly from [low, high] for every response. Prefix-RFT (ZeroYuHuang/prefix_rft at
     5f5d2a1f) draws from [low(t), 0.95] with `low` falling by a cosine from 0.95 to 0. The anchors
-    of BREAD and, with the hint in the response instead of the prompt, those of UFT are such
-    prefixes too.
+    of BREAD are such prefixes too. So are, in the response instead of the prompt, the hints of UFT
+    (liumy2010/UFT at ad3c8ec): `parts: 5, parts_drawn: binomial, shared: true`; its baselines are
+    `spread` with low = high = k/5 in stages, and with low 0 and high 1.
 
     Origin "prefix". Column `prefix`: 1.0 on the expert's tokens, 0.0 on the policy's. Signal
     `prefix_id`: 1, 2, … for the responses to a prompt, since each has a prefix of its own; `mark`
@@ -122,6 +123,10 @@ class PrefixSource:
     Attributes:
         n: responses per prompt.
         low, high: ends of the share of the demonstration, each in [0, 1].
+        parts: cut y* into so many equal parts, of which whole ones are taken; 0: single tokens.
+        parts_drawn: how many: as many of them as the share says ("spread"; a share k/parts is k),
+            or each with the share as its probability ("binomial").
+        shared: the responses to a prompt begin alike, and have the `prefix_id` 1.
         trainable: whether the expert's tokens carry loss.
         model: who completes.
         temperature, top_p, top_k: as in `Sampling`; None: the run's.
@@ -131,6 +136,9 @@ class PrefixSource:
     n: Count = 1
     low: Share = 0.0
     high: Share = 0.95
+    parts: Whole = 0
+    parts_drawn: Literal["spread", "binomial"] = "spread"
+    shared: bool = False
     trainable: bool = True
     model: str = "policy"
     temperature: NonNegative | None = None
@@ -154,7 +162,9 @@ class PrefixSource:
         prompts = [g.prompt for g in groups if g.prompt.demonstrations for _ in range(self.n)]
         seeds = seeds_of(run, prompts, "prefix")
         most = sampling.max_tokens - 1  # room for a token of the policy
-        prefixes = [self._prefix(p, s)[:most] for p, s in zip(prompts, seeds, strict=True)]
+        alike = seeds[:: self.n]  # the seed of a prompt's first response
+        drawn = [alike[at // self.n] if self.shared else own for at, own in enumerate(seeds)]
+        prefixes = [self._prefix(p, s)[:most] for p, s in zip(prompts, drawn, strict=True)]
         requests = [
             Request(torch.cat([prompt.tokens, prefix]), seed)
             for prompt, prefix, seed in zip(prompts, prefixes, seeds, strict=True)
@@ -174,12 +184,22 @@ class PrefixSource:
     ) -> Trajectory:
         prompt, prefix, sample = made
         rest = cut(sample, most - len(prefix))
-        return continued(prompt, prefix, rest, run, number=number + 1, trainable=self.trainable)
+        which = 1 if self.shared else number + 1
+        return continued(prompt, prefix, rest, run, number=which, trainable=self.trainable)
 
     def _prefix(self, prompt: Prompt, seed: int) -> Tensor:
         expert = prompt.demonstrations[0]
-        share = random.Random(seed_of(seed, "share")).uniform(self.low, self.high)
-        return expert[: min(int(share * len(expert)), len(expert) - 1)]
+        rng = random.Random(seed_of(seed, "share"))
+        length = self._length(len(expert), rng.uniform(self.low, self.high), rng)
+        return expert[: min(length, len(expert) - 1)]
+
+    def _length(self, whole: int, share: float, rng: random.Random) -> int:
+        if not self.parts:
+            return int(share * whole)
+        taken = min(int(share * (self.parts + 1) + 1e-9), self.parts)
+        if self.parts_drawn == "binomial":
+            taken = sum(rng.random() < share for _ in range(self.parts))
+        return round(taken * whole / self.parts)
 
 
 def continued(

@@ -149,6 +149,30 @@ def test_prefix_shares_are_uniform_between_low_and_high_and_never_take_the_last_
     assert whole.columns["prefix"].tolist() == [1.0, 1.0, 1.0, 0.0]
 
 
+def test_a_prefix_of_whole_parts_ends_where_uft_separates_its_hints(tools):
+    """Seven tokens in five parts; the last token is the policy's all the same."""
+    uft = json.loads(GOLDEN.with_name("derived_schedules.json").read_text())["uft"]
+    wanted = [min(end, 6) for end in uft["separation_for_len7"]]
+    run = tools.make_run(lambda context, seed: "x")
+    for taken, length in enumerate(wanted):
+        source = PrefixSource(low=taken / 5, high=taken / 5, parts=5)
+        ((member,),) = source.extend([tools.group(demonstrations=("abcdef",))], run)
+        assert int(member.columns["prefix"].sum()) == length
+
+
+def test_parts_of_a_hint_are_taken_each_by_its_own_chance_and_a_group_shares_them(tools):
+    run = tools.make_run(lambda context, seed: "x", max_tokens=2000)
+    groups = [tools.group(str(at), demonstrations=("x" * 999,)) for at in range(200)]
+    source = PrefixSource(n=3, low=0.3, high=0.3, parts=5, parts_drawn="binomial", shared=True)
+    rows = source.extend(groups, run)
+    lengths = [{int(member.columns["prefix"].sum()) for member in row} for row in rows]
+    assert all(len(length) == 1 for length in lengths)
+    assert all(member.signals["prefix_id"] == 1.0 for row in rows for member in row)
+    taken = [min(length) / 200 for length in lengths]
+    assert {0.0, 1.0, 2.0, 3.0} <= set(taken) <= {0.0, 1.0, 2.0, 3.0, 4.0, 999 / 200}
+    assert abs(sum(taken) / 200 - 1.5) < 0.3  # standard error 0.07
+
+
 def test_prefix_and_completion_share_the_length_limit(tools):
     run = tools.make_run(lambda context, seed: "y" * 50)
     source = PrefixSource(low=0.9, high=0.9, max_tokens=12)
