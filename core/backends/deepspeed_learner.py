@@ -44,7 +44,8 @@ class DeepSpeedLearner:
             Halved for the rest of the run whenever memory does not hold one.
         packing: feed the rows of a micro-batch as one sequence, without padding.
         entropy: report the mean entropy over loss tokens even if no loss reads it.
-        gradient_checkpointing: compute activations again in the backward pass; saves memory.
+        gradient_checkpointing: compute activations again in the backward pass; saves memory. In a
+            recipe "auto" means: if, by the plan, memory would not do without.
         logits: most logits made at once (elements, 4 bytes each).
         config: further DeepSpeed settings (offloading, say); merged over ours.
         offload: between updates keep moments and master copies in the host's memory, and leave the
@@ -64,7 +65,7 @@ class DeepSpeedLearner:
         max_tokens: Count = 16384,
         packing: bool = True,
         entropy: bool = True,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | Literal["auto"] = False,
         logits: Count = 2**27,
         config: Mapping[str, Any] | None = None,
         offload: bool = False,
@@ -77,8 +78,7 @@ class DeepSpeedLearner:
         self.offload, self.shelf = offload, Shelf(engines.device(device))
         self.watch = frozenset({"entropy"}) if entropy else frozenset()
         self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
-        if gradient_checkpointing:
-            engines.checkpointed(model)
+        engines.checkpointed(model, gradient_checkpointing)
         self.params = lora.learning(model, bool(optimizers))
         self.scalars = Scalars(optimizers, self.world, self.reader.device, self.world.size)
         self.optimizer: NamedAdamW | None = None

@@ -27,8 +27,12 @@ def device(name: str) -> torch.device:
     return torch.device("cuda", local)
 
 
-def checkpointed(model: Any) -> None:
+def checkpointed(model: Any, asked: bool | str) -> None:
     """Switch gradient checkpointing on; dropout is off, so training mode changes no value."""
+    if asked == "auto":
+        raise RecipeError("gradient_checkpointing: 'auto' is for recipes; say true or false here.")
+    if not asked:
+        return
     body = getattr(model, "gradient_checkpointing_enable", None) or getattr(
         model.model, "gradient_checkpointing_enable", None
     )
@@ -36,6 +40,14 @@ def checkpointed(model: Any) -> None:
         raise RecipeError("this model has no gradient checkpointing.")
     body(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
+
+
+def memory(name: str) -> tuple[str, float]:
+    """ "GPU" or "CPU", and how many bytes of memory a process may have of it on this machine."""
+    if name == "cpu" or not torch.cuda.is_available():
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return "CPU", whole / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return "GPU", float(torch.cuda.get_device_properties(device(name)).total_memory)
 
 
 def peak_memory() -> tuple[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,8 @@ class TorchLearner:
             Halved for the rest of the run whenever memory does not hold one.
         packing: feed the rows of a micro-batch as one sequence, without padding.
         entropy: report the mean entropy over loss tokens even if no loss reads it.
-        gradient_checkpointing: compute activations again in the backward pass; saves memory.
+        gradient_checkpointing: compute activations again in the backward pass; saves memory. In a
+            recipe "auto" means: if, by the plan, memory would not do without.
         logits: most logits made at once (elements, 4 bytes each).
         offload: between updates keep moments and master copies in the host's memory, and leave the
             GPU's to the generator; an update then begins and ends with copying them.
@@ -57,7 +58,7 @@ class TorchLearner:
         max_tokens: Count = 16384,
         packing: bool = True,
         entropy: bool = True,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | Literal["auto"] = False,
         logits: Count = 2**27,
         offload: bool = False,
         device: str = "auto",
@@ -69,8 +70,7 @@ class TorchLearner:
         self.budget = Budget(max_tokens)
         self.watch = frozenset({"entropy"}) if entropy else frozenset()
         self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
-        if gradient_checkpointing:
-            engines.checkpointed(model)
+        engines.checkpointed(model, gradient_checkpointing)
         self.params = lora.learning(model, bool(optimizers))
         half = any(p.dtype != torch.float32 for p in self.params)
         self.masters: list[Tensor] = self.params

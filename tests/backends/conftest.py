@@ -1,9 +1,13 @@
 """Small models, mixed batches and rules for the tests of the backends."""
 
+import gc
+
 import pytest
 import torch
+from torch import nn
 
 from didact.algorithms.rules import Bound, Sum, Term, vanishes_with
+from didact.core.backends import footprint
 from didact.core.backends.models import ModelSpec, load_model, load_tokenizer, quickstart_model
 from didact.core.batch import Batch
 from didact.core.types import Problem, Prompt, Trajectory
@@ -23,6 +27,65 @@ def moved_model():
         for p in made.parameters():
             p.add_(torch.randn(p.shape, generator=draw) * 0.05)
     return made
+
+
+def held_bytes():
+    """Of all tensors that are alive, each storage once."""
+    gc.collect()
+    alive = [held for held in gc.get_objects() if type(held) in (torch.Tensor, nn.Parameter)]
+    storages = {held.untyped_storage()._cdata: held.untyped_storage() for held in alive}
+    return sum(storage.nbytes() for storage in storages.values() if storage.device.type == "cpu")
+
+
+def peak_bytes(call):
+    """The most that is allocated at once while `call` runs, beside what was before."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as seen:
+        call()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def footprint_apart(make, stage, dtype, checkpointing):
+    """How far the predicted peak of an update is from the measured one, as a share of it.
+
+    Args:
+        make: a learner of a model and settings.
+    """
+    tokens = 512
+    config = quickstart_model() | {
+        "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "head_dim": 32,
+        "num_key_value_heads": 4, "intermediate_size": 688, "vocab_size": 1000,
+    }  # fmt: skip
+    spec = ModelSpec(config=config, tokenizer="characters", dtype=dtype)
+    before = held_bytes()
+    model = load_model(spec, load_tokenizer(spec))
+    shape = footprint.Shape.of(model, model.config)
+    settings = {"max_tokens": tokens, "logits": 256 * 1000, "gradient_checkpointing": checkpointing}
+    learner = make(model, settings)
+    draw = torch.Generator().manual_seed(0)
+    batch = Batch(tuple(row(1, draw, size=60) for _ in range(18)))
+    rule = Sum([Term("sft", Bound(imitate))])
+    learner.update(batch, rule, "main", 0)
+    held = held_bytes() - before
+    measured = held + peak_bytes(lambda: learner.update(batch, rule, "main", 1))
+    how = footprint.Training(
+        width=2 if dtype == "bfloat16" else 4, stage=stage, tokens=tokens,
+        responses=tokens, logits=256 * 1000, checkpointing=checkpointing,
+    )  # fmt: skip
+    resting = footprint.held(shape, how)
+    peak = footprint.total(resting) + footprint.total(footprint.learning(shape, how))
+    return [footprint.total(resting) / held - 1, peak / measured - 1]
+
+
+@pytest.fixture
+def apart():
+    return footprint_apart
 
 
 @pytest.fixture(scope="session")

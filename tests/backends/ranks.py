@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import mixed_batch, mixed_rule, moved_model, small_spec
+from conftest import footprint_apart, mixed_batch, mixed_rule, moved_model, small_spec
 from test_scalars import learned
 from transformers import AutoModelForCausalLM
 
@@ -20,6 +20,7 @@ from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.batch import Batch
 from didact.core.errors import RunError
+from didact.core.world import Alone
 
 TWO = {  # eps far above the rounding of a gradient, or Adam turns that rounding into steps
     "main": OptimizerSpec(lr=1e-3, weight_decay=0.1, warmup=2, eps=1e-5),
@@ -159,17 +160,15 @@ def low(stage, world, tokenizer, folder):
 
     plain, one = both(moved_model)
     out = {"parameters": trained(plain, one, 0, 2)}
-    torch.save(one.state_dict(), folder / f"low-{world.rank}.pt")
-    state = torch.load(folder / f"low-{world.rank}.pt", weights_only=True)
+    state = one.state_dict()
     wanted = sum(param.numel() for param in plain.params)
     held = sum(part.numel() for part in state["partitions"])
     out["state"] = held / wanted * (world.size if stage else 1)
     out["parameters"] = max(out["parameters"], trained(plain, one, 2, 3))
-    other, two = both(moved_model)
-    two.load_state_dict(state)
-    trained(other, two, 2, 3)
-    out["resumed"] = difference(one.weights(), two.weights())
     start, whole = dict(moved_model().named_parameters()), kept(one)
+    one.load_state_dict(state)
+    trained(plain, one, 2, 3)
+    out["resumed"] = difference(whole, one.weights())
     out["base"] = difference(
         [(name, value) for name, value in whole if "_proj" not in name],
         [(name, value) for name, value in start.items() if "_proj" not in name],
@@ -216,6 +215,22 @@ def short(stage, world, tokenizer):
     return [difference(lacking.weights(), enough.weights()), lacking.budget.tokens]
 
 
+def footprints(tokenizer):
+    """Predicted against measured memory, held and at the peak, by ZeRO stage and kind."""
+    kinds = [(1, "float32", False), (2, "bfloat16", False), (2, "float32", True)]
+    kinds += [(3, "bfloat16", True)]
+
+    def apart(stage, dtype, checkpointing):
+        def made(model, settings):
+            adam = {"main": OptimizerSpec()}
+            settings |= {"stage": stage, "device": "cpu"}
+            return DeepSpeedLearner(model, tokenizer, adam, 1.0, Alone(), **settings)
+
+        return footprint_apart(made, stage, dtype, checkpointing)
+
+    return {f"{stage} {dtype} {again}": apart(stage, dtype, again) for stage, dtype, again in kinds}
+
+
 def main(folder):
     torch.set_num_threads(1)
     world = worlds.current()
@@ -225,6 +240,8 @@ def main(folder):
     stages = (0, 1, 2) if world.size > 1 else (3,)  # in 3, the other ranks would wait for ever
     found["short"] = {str(stage): short(stage, world, tokenizer) for stage in stages}
     found["low"] = {str(stage): low(stage, world, tokenizer, folder) for stage in (0, 1, 2, 3)}
+    if world.size == 1:
+        found["footprints"] = footprints(tokenizer)
     (folder / f"found-{world.rank}.json").write_text(json.dumps(found))
 
 

@@ -93,6 +93,13 @@ def test_adapters_agree_with_the_torch_learner_and_resume_bitwise(found):
             assert 1.0 <= low["state"] < 1.1, (stage, low)  # what learns, and padding
 
 
+def test_the_memory_of_an_update_is_what_the_plan_says(found):
+    """In one process; on CPU, gloo holds buffers of its own for more."""
+    for held, peak in found[0].get("footprints", {}).values():
+        assert abs(held) < 0.01 and abs(peak) < 0.15, found[0]["footprints"]
+    assert ("footprints" in found[0]) == (len(found) == 1)
+
+
 def test_a_model_that_is_only_read_needs_no_engine(model, tokenizer, batch):
     learner = DeepSpeedLearner(model, tokenizer, {})
     assert learner.engine is None

@@ -1,0 +1,65 @@
+"""How many trajectories a step makes at most, as far as a recipe tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from didact.configs.assemble import Parts
+from didact.configs.schema import Recipe
+from didact.core.protocols import Stage
+from didact.core.rounds import Repeat
+from didact.core.schedule import now
+from didact.core.stages import Fill, Rollout
+
+
+@dataclass
+class Most:
+    """Upper bounds.
+
+    Attributes:
+        groups: that leave the stages.
+        members: of a group.
+        unknown: what is not counted, in words.
+    """
+
+    groups: int | None
+    members: int = 0
+    unknown: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int | None:
+        """Trajectories of a step; None if the number of prompts is not known."""
+        return None if self.groups is None else self.groups * self.members
+
+
+def rows_of(recipe: Recipe, parts: Parts) -> int | None:
+    """Trajectories that a step of a recipe makes at most; None if it draws no fixed number."""
+    return of_recipe(recipe, parts).rows
+
+
+def of_recipe(recipe: Recipe, parts: Parts) -> Most:
+    """Upper bounds of a step of a recipe."""
+    prompts = getattr(recipe.sampler.params, "prompts", None)
+    return most([stage for _, stage in parts.experience.stages], prompts)
+
+
+def most(stages: Sequence[Stage], prompts: int | None) -> Most:
+    """Of these stages for so many prompts."""
+    found = Most(prompts)
+    for stage in stages:
+        if isinstance(stage, Rollout):
+            found.members += int(getattr(now(stage.source, 0), "n", 1))
+            if stage.times is not None:
+                found.unknown.append(f"a rollout asks '{stage.times}' times: counted as once")
+        elif isinstance(stage, Repeat):
+            inner = most(stage.stages, prompts)
+            found.members += stage.rounds * inner.members
+            found.unknown += inner.unknown
+        elif isinstance(stage, Fill):
+            inner = most(stage.stages, prompts)
+            found.groups = stage.groups
+            found.members += inner.members
+            found.unknown += inner.unknown
+            found.unknown.append(f"fill draws up to {stage.rounds} times as many prompts")
+    return found

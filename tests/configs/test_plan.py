@@ -1,0 +1,113 @@
+"""`didact plan`: counts what a step makes, predicts memory, decides what is "auto"."""
+
+import pytest
+
+from didact.configs.assemble import assemble
+from didact.configs.counts import most, of_recipe
+from didact.configs.document import read
+from didact.configs.load import check
+from didact.configs.memory import chosen, loaded, predicted, shape_of
+from didact.configs.plan import plan
+from didact.core.backends import engines, footprint
+from didact.core.errors import RecipeError
+from didact.core.rounds import Repeat
+from didact.core.stages import Fill, Rollout
+from didact.core.where import Where
+from didact.plugins.manager import load
+
+MODEL = (
+    "base=null",
+    "models.policy={tokenizer: characters, dtype: bfloat16, config: {model_type: qwen3, "
+    "hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, "
+    "head_dim: 16, intermediate_size: 128, vocab_size: 200, tie_word_embeddings: true}}",
+)
+
+
+class Source:
+    def __init__(self, n):
+        self.n = n
+
+
+def opened(*overrides):
+    document = read("grpo", [*MODEL, *overrides])
+    recipe = check(document, load())
+    parts = assemble(recipe, load(), document)
+    named = {name: spec.following(recipe.models["policy"]) for name, spec in recipe.models.items()}
+    specs = loaded(recipe, {"ref": named["policy"], **named}, parts)
+    return recipe, parts, specs
+
+
+def memory(*overrides):
+    recipe, parts, specs = opened(*overrides)
+    shapes = {name: shape_of(spec) for name, spec in specs.items()}
+    return predicted(recipe, shapes, specs, frozenset({"policy"}), of_recipe(recipe, parts).rows)
+
+
+def test_rounds_and_fills_are_counted_and_what_signals_decide_is_named():
+    stages = [Rollout(Source(4)), Repeat([Rollout(Source(2))], Where(), rounds=3)]
+    assert (most(stages, 8).members, most(stages, 8).rows, most(stages, None).rows) == (
+        10,
+        80,
+        None,
+    )
+    filled = most([Fill(5, [Rollout(Source(4), times="allotted")], rounds=2)], 8)
+    assert filled.rows == 20
+    assert filled.unknown == [
+        "a rollout asks 'allotted' times: counted as once",
+        "fill draws up to 2 times as many prompts",
+    ]
+
+
+def test_the_moments_of_a_step_add_up_what_lies_in_memory():
+    found = memory()
+    policy, ref = found.held["policy"], found.held["ref"]
+    assert policy["weights"] == ref["weights"] and set(ref) == {"weights"}
+    held = footprint.total(policy) + footprint.total(ref)
+    cache = found.generating["key-value cache"]
+    assert found.moments["generation"] == held + policy["weights"] + cache
+    learning = footprint.total(found.learning["policy"])
+    assert found.moments["update of policy"] == held + policy["weights"] + learning
+    assert found.peak == max(found.moments.values())
+
+
+def test_what_is_lent_to_the_generator_is_missing_while_it_generates():
+    stays, lends = memory(), memory("learner={use: torch, offload: true}")
+    away = stays.held["policy"]["moments"] + stays.held["policy"]["masters"]
+    assert stays.moments["generation"] - lends.moments["generation"] == away
+    assert stays.moments["update of policy"] == lends.moments["update of policy"]
+
+
+def test_checkpointing_is_on_when_an_update_would_not_fit_without(monkeypatch):
+    auto = "learner={use: torch, gradient_checkpointing: auto}"
+    with_it = memory("learner={use: torch, gradient_checkpointing: true}")
+    without = memory()
+    assert with_it.peak < without.peak and not without.checkpointing
+    recipe, parts, specs = opened(auto)
+    for room, wanted in ((with_it.peak, True), (without.peak, False)):
+        monkeypatch.setattr(engines, "memory", lambda name, room=room: ("CPU", room))
+        rows = of_recipe(recipe, parts).rows
+        found = chosen(recipe, specs, frozenset({"policy"}), rows)
+        assert found == {"gradient_checkpointing": wanted}
+        assert memory(auto).checkpointing is wanted
+    assert chosen(opened()[0], specs, frozenset({"policy"}), rows) == {}
+
+
+def test_a_run_takes_auto(run):
+    run("grpo", "learner={use: torch, gradient_checkpointing: auto}", "steps=1")
+
+
+def test_a_plan_tells_the_parts_the_moments_and_the_peak():
+    told = "\n".join(plan("grpo", [*MODEL, "learner={use: torch, max_tokens: 512}"]))
+    for words in (
+        "16 prompts a step; at most 16 groups of at most 8 trajectories: 128",
+        "policy: weights 0.000, moments 0.001, masters 0.000",
+        "(micro-batch of 512 tokens)",
+        "gradient checkpointing: off",
+        "peak: 0.0",
+    ):
+        assert words in told, told
+
+
+def test_a_learner_that_rests_is_refused_beside_a_generator_that_never_does():
+    with pytest.raises(RecipeError, match="with 'staleness: 1' the learner works while the"):
+        opened("learner={use: torch, offload: true}", "staleness=1")
