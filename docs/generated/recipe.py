@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from didact.algorithms import average
 from didact.configs import document, schema
 from didact.core import learned, schedule, where
+from didact.core.backends.lora import LoraSpec
 from didact.core.backends.models import ModelSpec
 from didact.core.backends.optim import OptimizerSpec
 from didact.plugins.signature import ranges
@@ -22,6 +23,7 @@ from generated.text import code, docstring, fenced, plain, table
 MODELS: Mapping[str, type[BaseModel]] = {
     "Recipe": schema.Recipe,
     "Model": ModelSpec,
+    "Adapters": LoraSpec,
     "Optimizer": OptimizerSpec,
     "Prompt": schema.PromptSpec,
     "Sampling": schema.SamplingSpec,
