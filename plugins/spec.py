@@ -34,6 +34,7 @@ RESERVED = {
         "bind",
         "average",
         "batch_average",
+        "recount",
         "label",
     },
     "reward": {"weight", "offset"},
@@ -44,7 +45,7 @@ RESERVED = {
 PROVIDED = {
     "sampler": {"task", "seed"},
     "stage": {"rewards"},
-    "generator": {"model", "spec", "tokenizer", "learner", "temperature", "world"},
+    "generator": {"model", "spec", "tokenizer", "temperature", "world"},
     "learner": {"model", "tokenizer", "optimizers", "temperature", "world", "values"},
     "observer": {"folder", "steps"},
 }

@@ -34,7 +34,6 @@ class ServerGenerator:
         tokenizer: the served model's too; its end-of-sequence token ends a response, as do those of
             the model's generation settings.
         spec: which model.
-        learner: whose weights are served, with `sync`.
         temperature: of the learner's readouts, for the probe.
         world: the processes of the run.
         url: of one server or of several, up to and with the version: http://127.0.0.1:8000/v1.
@@ -58,7 +57,6 @@ class ServerGenerator:
         self,
         tokenizer: Any,
         spec: ModelSpec | None = None,
-        learner: Learner | None = None,
         temperature: float = 1.0,
         world: World | None = None,
         *,

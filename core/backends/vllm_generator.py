@@ -21,14 +21,14 @@ from didact.core.world import Alone
 class VllmGenerator:
     """Samples from a vLLM engine that takes over the learner's weights after every step.
 
-    The engine starts from a configuration alone, without weights; `resume` brings them. A request
+    What cannot work is refused at once; the engine starts with the first weights, from a
+    configuration alone. A request
     is sampled with its own seed, and its log-probabilities are those of the distribution drawn
     from. Prompts that come n times are read once (prefix caching). No text is made.
 
     Args:
         tokenizer: its end-of-sequence token ends a response, as do those of the model's generation
             settings.
-        learner: whose weights are served; an engine that slept asks it for them again.
         spec: which model.
         temperature: of the learner's readouts, for the probe.
         world: the processes of the run; each has an engine of its own.
@@ -56,7 +56,6 @@ class VllmGenerator:
     def __init__(
         self,
         tokenizer: Any,
-        learner: Learner,
         spec: ModelSpec,
         temperature: float = 1.0,
         world: World | None = None,
@@ -77,7 +76,6 @@ class VllmGenerator:
         tensors: bool = False,
     ) -> None:
         self.versions = vllm_versions.installed()
-        self.learner = learner
         self.world: World = world or Alone()
         self.seeded, self.tensors = seeded, tensors
         config, more_ends = vllm_engine.described(spec, tokenizer)
@@ -97,15 +95,13 @@ class VllmGenerator:
             ranks=self.world.size,
         )
         cuda = self.settings.check(config)
-        in_process = not separate_process and (tensor_parallel == 1)
-        transport = weight_sync.choose(sync, in_process=in_process, cuda=cuda)
-        self.folder = tempfile.TemporaryDirectory(prefix="didact-engine-")
-        config.save_pretrained(self.folder.name)
-        self.engine = vllm_engine.start(Path(self.folder.name), self.settings, transport)
-        self.longest: int = self.engine.llm_engine.model_config.max_model_len
-        self.push = vllm_engine.pushes(
-            self.engine, self.versions, transport, self.dtype, bucket_mib * 2**20, in_process
-        )
+        self.in_process = not separate_process and tensor_parallel == 1
+        self.transport = weight_sync.choose(sync, in_process=self.in_process, cuda=cuda)
+        self.config, self.bucket = config, bucket_mib * 2**20
+        self.learner: Learner
+        self.engine: Any = None
+        self.push: weight_sync.Push
+        self.longest = 0
         limit = THRESHOLDS[self.dtype] if probe == "auto" else probe
         vocabulary = min(len(tokenizer), config.get_text_config().vocab_size)
         self.probe = None if limit is None else Probe(vocabulary, temperature, float(limit))
@@ -113,6 +109,16 @@ class VllmGenerator:
         self.count = 0
         self.asleep = False
         self.sleeps = sleep and cuda
+
+    def start(self) -> None:
+        """Start the engine, without weights."""
+        self.folder = tempfile.TemporaryDirectory(prefix="didact-engine-")
+        self.config.save_pretrained(self.folder.name)
+        self.engine = vllm_engine.start(Path(self.folder.name), self.settings, self.transport)
+        self.longest = self.engine.llm_engine.model_config.max_model_len
+        self.push = vllm_engine.pushes(
+            self.engine, self.versions, self.transport, self.dtype, self.bucket, self.in_process
+        )
 
     @property
     def version(self) -> int:
@@ -131,6 +137,8 @@ class VllmGenerator:
             RunError: the engine then gives other log-probabilities than the learner.
         """
         self.learner = learner
+        if self.engine is None:
+            self.start()
         self._load(version)
         self.count = version
         if self.probe is not None:

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def engine(spec, tokenizer, learner):
     before = torch.random.get_rng_state()
-    made = VllmGenerator(tokenizer, learner, spec, max_model_len=256, probe=None)
+    made = VllmGenerator(tokenizer, spec, max_model_len=256, probe=None)
+    made.resume(learner, 0)
     assert torch.equal(torch.random.get_rng_state(), before), "starting it drew random numbers"
     return made
 

@@ -27,7 +27,7 @@ def main(**settings):
     spec = ModelSpec(config=quickstart_model() | {"head_dim": 32}, tokenizer="characters")
     tokenizer = load_tokenizer(spec)
     learner = TorchLearner(load_model(spec, tokenizer), tokenizer, {}, world=world)
-    engine = VllmGenerator(tokenizer, learner, spec, max_model_len=64, world=world, **settings)
+    engine = VllmGenerator(tokenizer, spec, max_model_len=64, world=world, **settings)
     engine.resume(learner, 0)
     torch.manual_seed(1)
     with torch.no_grad():

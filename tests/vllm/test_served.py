@@ -41,7 +41,7 @@ def followed(tiny, servers):
             p.add_(torch.randn_like(p) * 0.08)
     learner = TorchLearner(model, tokenizer, {})
     urls = [server.url for server in servers]
-    made = ServerGenerator(tokenizer, tiny, learner, url=urls, sync="folder", wait=60)
+    made = ServerGenerator(tokenizer, tiny, url=urls, sync="folder", wait=60)
     with unreachable(made, urls[1]):
         made.resume(learner, 0)
     return learner, made
