@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from didact.core.errors import RecipeError as RecipeError
     from didact.core.errors import RewardError as RewardError
     from didact.core.errors import RunError as RunError
+    from didact.core.learned import Learned as Learned
     from didact.core.protocols import CritiqueProvider as CritiqueProvider
     from didact.core.protocols import Environment as Environment
     from didact.core.protocols import Estimate as Estimate
@@ -74,6 +75,7 @@ PUBLIC = {
         "RewardError",
         "RunError",
     ),
+    "core.learned": ("Learned",),
     "core.protocols": (
         "CritiqueProvider",
         "Environment",
