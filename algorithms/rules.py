@@ -67,6 +67,7 @@ class Term:
         select: multipliers that look at the whole mini-batch at once; they read frozen columns.
         average: the denominator.
         batch_average: the denominator counts all rows of the mini-batch, not only this term's.
+        recount: the denominator leaves out tokens for which `select` gives 0.
     """
 
     label: str
@@ -78,6 +79,7 @@ class Term:
     select: Sequence[Bound] = ()
     average: Average = "tokens"
     batch_average: bool = False
+    recount: bool = False
 
     @property
     def needs(self) -> Names:
@@ -106,11 +108,11 @@ class Term:
         mine = _taken(batch, chosen)
         counted = batch if self.batch_average else mine
         mask = self.mask(mine) if chosen else torch.zeros(0, 0, dtype=torch.bool)
-        total = batch.mask if self.batch_average else mask
+        picked = self._selected(mine, mask, step) if self.select and chosen else None
+        total = self._counted(batch, chosen, mask, picked)
         weigh = row_weights(total, [row.prompt.id for row in counted.rows], self.average)
         where = {id(row): at for at, row in enumerate(counted.rows)}
         chosen_rows = {id(row): at for at, row in enumerate(mine.rows)}
-        picked = self._selected(mine, mask, step) if self.select and chosen else None
         weighed = self._weighed(batch, step)
 
         def term(part: Batch, live: Mapping[str, Tensor]) -> Tensor:
@@ -134,6 +136,19 @@ class Term:
             return weighed((value * weights).sum(), rows, live)
 
         return term
+
+    def _counted(
+        self, batch: Batch, chosen: Sequence[int], mask: Tensor, picked: Tensor | None
+    ) -> Tensor:
+        """The tokens that the denominator counts, bool, of this term's rows or of all."""
+        if picked is None or not self.recount:
+            return batch.mask if self.batch_average else mask
+        kept = mask & (picked != 0)
+        if not self.batch_average:
+            return kept
+        total = batch.mask.clone()
+        total[list(chosen), : mask.shape[1]] &= kept | ~mask
+        return total
 
     def _weighed(
         self, batch: Batch, step: int

@@ -100,8 +100,8 @@ def probability_cap(logprobs: Tensor, *, at_most: Share) -> Tensor:
     """Weight 1 where p <= at_most and 0 above, without gradient.
 
     `all_max_clip` of LUFFY and Critique-GRPO as released, where the average has a fixed divisor.
-    Their token mean also stops *counting* such tokens; for that, choose tokens by a frozen column:
-    `tokens: {old_logprobs: {at_most: ...}}`.
+    Their token mean also stops *counting* such tokens: `select` it, bound to `now_logprobs`, with
+    `recount: true`.
 
     Args:
         logprobs: [B, T].

@@ -2,7 +2,8 @@
 
 Every weight is detached. `old` is the policy before the phase, `behavior` the sampler; a rule that
 has no old policy binds `old_logprobs` to `logprobs`. A weight of 0 drops a token from the sum but
-not from the denominator, which counts the mask (as AReaL and TRL; verl removes it from both).
+not from the denominator, which counts the mask (as AReaL and TRL). verl masks it: `rejection` under
+`select`, with `recount: true`.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def rejection(
     `apply_rejection_sampling` (action `mask`), whose k3 is exp(-x) - 1 + x: bind the two columns
     the other way round.
 
-    Departs from verl, which also takes the rejected tokens out of the denominator.
+    verl also takes the rejected tokens out of the denominator: `select` and `recount: true`.
 
     Shapes: old_logprobs, behavior_logprobs [B, T], mask bool [B, T]; returns [B, T] or [B].
     """

@@ -97,6 +97,7 @@ class Builder:
             select=select,
             average=spec.average or average,
             batch_average=spec.batch_average,
+            recount=spec.recount,
         )
 
     def phase(self, name: str, spec: PhaseSpec) -> Phase:

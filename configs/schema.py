@@ -53,6 +53,7 @@ class LossSpec(Use):
         bind: reads a column of the loss from another name.
         average: the denominator; the phase's unless given.
         batch_average: count all rows of the mini-batch in it, not only this term's.
+        recount: leave tokens for which `select` gives 0 out of it.
         label: what it is logged as; the loss's name unless given.
     """
 
@@ -65,6 +66,7 @@ class LossSpec(Use):
     bind: dict[str, str] = {}
     average: Average | None = None
     batch_average: bool = False
+    recount: bool = False
     label: str | None = None
 
     @field_validator("times", "select", mode="before")

@@ -1,6 +1,7 @@
 """Identities between advantages, and what they do with groups of one, flat groups and no tokens."""
 
 import inspect
+import math
 import time
 
 import pytest
@@ -395,3 +396,13 @@ def test_weighted_by_importance_the_token_baseline_counts_samples_by_the_square_
     equal = tok.corrected_token_baseline(rewards, groups, mask, old, energy, old, **settings)
     plain = tok.optimal_token_baseline(rewards, groups, mask, old, energy, **settings)
     assert torch.equal(equal["advantages"], plain["advantages"])
+
+
+def test_red_weight_may_centre_on_the_mean_that_its_weights_give():
+    """Rewards 1 and 0: A = +-1/2, weights e^A, and their weighted mean of A is tanh(1/2) / 2."""
+    rewards, groups = torch.tensor([1.0, 0.0]).double(), torch.zeros(2, dtype=torch.long)
+    ours = variants.red_weight(rewards, groups, weighted_baseline=True)
+    half, centre = 0.5, math.tanh(0.5) / 2
+    wanted = [(half - centre) * math.exp(half), (-half - centre) * math.exp(-half)]
+    assert ours.tolist() == pytest.approx(wanted, abs=1e-12)
+    assert float(ours.sum()) == pytest.approx(0.0, abs=1e-12)

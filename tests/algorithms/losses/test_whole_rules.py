@@ -7,6 +7,10 @@ import torch
 
 from didact.algorithms.adaptive_clip import BalancedClip, balanced_bounds, positive_weight
 from didact.algorithms.consistency import Consistency, Unite
+from didact.algorithms.policy_gradient import reinforce
+from didact.algorithms.rules import Bound, Sum, Term
+from didact.algorithms.weights import stored
+from didact.core.errors import RecipeError
 from didact.core.phase import Phase, Trigger
 from didact.core.types import Group
 from didact.core.where import Where
@@ -169,3 +173,63 @@ def test_a_group_is_united_by_a_number_of_its_own(compose):
     numbers = [{member.signals["pair"] for member in group.members} for group in (first, second)]
     assert [len(found) for found in numbers] == [1, 1]
     assert numbers[0] != numbers[1]
+
+
+@pytest.mark.parametrize("how", ["tokens", "sequences", "sequence_sum", "prompts"])
+@pytest.mark.parametrize("batch_average", [False, True])
+def test_recounted_a_rejected_token_is_as_good_as_masked(compose, how, batch_average):
+    """verl takes rejected tokens out of the response mask; a weight of 0 alone counts them."""
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1]]).bool()
+    keep = tensor([[1, 0, 1], [0, 0, 1], [1, 1, 1]])
+    logprobs = tensor([[-1.0, -2.0, -0.5], [-3.0, -1.0, 9.0], [-0.2, -0.4, -0.8]])
+    term = {"loss": Bound(reinforce), "average": how, "batch_average": batch_average}
+    values = []
+    for inside, select in (
+        (mask, [Bound(stored, {}, {"number": "keep"})]),
+        (mask & (keep > 0), []),
+    ):
+        batch = compose.batch(inside, {"advantages": [1.0, -2.0, 0.5], "keep": keep})
+        bound = Sum([Term("t", select=select, recount=True, **term)]).over(batch, 0)
+        leaf = logprobs.clone().requires_grad_(True)
+        pieces = [bound(batch.take([at]), {"logprobs": leaf[[at]]})["t"] for at in range(3)]
+        whole = bound(batch, {"logprobs": leaf})["t"]
+        torch.testing.assert_close(sum(pieces), whole, rtol=1e-12, atol=1e-12)
+        values.append((whole.detach(), *torch.autograd.grad(whole, leaf)))
+    torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
+    batch = compose.batch(mask, {"advantages": [1.0, -2.0, 0.5], "keep": keep})
+    counted = Sum([Term("t", select=[Bound(stored, {}, {"number": "keep"})], **term)])
+    plain = counted.over(batch, 0)(batch, {"logprobs": logprobs})["t"]
+    assert float(plain) != pytest.approx(float(values[0][0]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rule, lacking",
+    [
+        (BalancedClip(), "now_logprobs"),
+        (BalancedClip(), "advantages"),
+        (BalancedClip(old="behavior_logprobs"), "behavior_logprobs"),
+        (Consistency(), "reward"),
+        (Consistency(), "old_logprobs"),
+    ],
+)
+def test_a_rule_names_the_column_that_rows_lack(compose, rule, lacking):
+    names = {"now_logprobs", "old_logprobs", "behavior_logprobs", "advantages"} - {lacking}
+    batch = compose.batch([[1, 1], [1, 0]], {name: [[-1.0, -1.0]] * 2 for name in names})
+    signals = {"reward": 1.0, "pair": 1.0}
+    signals = {name: value for name, value in signals.items() if name != lacking}
+    batch = type(batch)(tuple(row.with_signals(**signals) for row in batch.rows))
+    with pytest.raises(RecipeError, match=f"'{lacking}' is missing on 2 of 2 rows"):
+        rule.over(batch, 0)(batch, {"logprobs": torch.zeros(2, 2)})
+
+
+def test_a_group_of_one_and_a_group_without_a_loss_token_are_consistent(compose):
+    batch = compose.batch([[1], [0], [0]], {"old_logprobs": [[-1.0]] * 3})
+    pairs = (1.0, 2.0, 2.0)
+    rows = [
+        row.with_signals(pair=pair, reward=1.0) for row, pair in zip(batch.rows, pairs, strict=True)
+    ]
+    batch = type(batch)(tuple(rows))
+    leaf = torch.full((3, 1), -2.0, requires_grad=True)
+    value = Consistency().over(batch, 0)(batch, {"logprobs": leaf})["consistency"]
+    assert float(value.detach()) == 0.0
+    assert torch.autograd.grad(value, leaf)[0].abs().sum() == 0
