@@ -177,7 +177,7 @@ def _named(estimate: Estimate, rows: Sequence[Trajectory], promised: Names) -> d
             f"advantage: the estimator returned {listed(set(results))}, but declares "
             f"{listed(promised)}."
         )
-    width = max(len(row.tokens) for row in rows)
+    width = max(row.tokens.numel() for row in rows)
     mask = pad_sequence([row.trainable for row in rows], batch_first=True)
     for name, value in results.items():
         if value.shape not in ((len(rows),), (len(rows), width)):
@@ -208,7 +208,7 @@ def _by_row(
                 signals[name] = number
         else:
             for (_, columns), line, row in zip(out, value.float(), rows, strict=True):
-                columns[name] = line[: len(row.tokens)].clone()
+                columns[name] = line[: row.tokens.numel()].clone()
     return out
 
 

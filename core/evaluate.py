@@ -109,7 +109,8 @@ class Evaluation:
         gaps: list[float] = []
         for start in range(0, len(self.task), self.chunk):
             indices = range(start, min(start + self.chunk, len(self.task)))
-            groups = [Group(run.renderer.prompt(self.task[at])) for at in indices]
+            problems = [self.task[at] for at in indices]
+            groups = [Group(prompt) for prompt in run.renderer.prompts(problems)]
             done = {name: _aligned(groups, pipe(groups, aside)) for name, pipe in pipelines.items()}
             answered += [
                 _answered({name: by[at] for name, by in done.items()}, bins)

@@ -21,7 +21,7 @@ class Gather:
 
     def __call__(self, run: Run) -> Sequence[Group]:
         problems = run.sampler.draw(run.step)
-        prompts = [Group(run.renderer.prompt(problem)) for problem in problems]
+        prompts = [Group(prompt) for prompt in run.renderer.prompts(problems)]
         groups = self.experience(prompts, run)
         for generator in run.generators.values():
             generator.rest()
@@ -85,7 +85,7 @@ class GatherAhead:
         return self._pool.submit(self._make, problems, view)
 
     def _make(self, problems: Sequence[Any], view: Run) -> Made:
-        prompts = [Group(view.renderer.prompt(problem)) for problem in problems]
+        prompts = [Group(prompt) for prompt in view.renderer.prompts(problems)]
         groups = self.experience(prompts, view)
         return Made(view.step, groups, view.scored, view.metrics, view.seconds)
 

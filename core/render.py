@@ -13,6 +13,8 @@ from didact.core.errors import DataError
 from didact.core.types import Problem, Prompt
 
 T = TypeVar("T")
+U = TypeVar("U")
+Messages = str | Sequence[Mapping[str, str]]
 QUESTION = "{question}"
 
 
@@ -45,40 +47,54 @@ class TextRenderer:
         if self.chat and not self.tokenizer.chat_template:
             raise DataError("render: 'chat' is asked for, but the tokenizer has no chat template.")
 
-    def prompt(self, problem: Problem) -> Prompt:
-        """Render a problem and its demonstrations.
+    def prompts(self, problems: Sequence[Problem]) -> list[Prompt]:
+        """Render problems and their demonstrations.
 
         Raises:
-            DataError: the prompt is longer than `max_prompt_tokens`, empty, or cannot be encoded.
+            DataError: a prompt is longer than `max_prompt_tokens`, empty, or cannot be encoded.
         """
         try:
-            tokens = self.context(self._asked(problem))
-            demonstrations = tuple(self.response(text) for text in problem.demonstrations)
+            contexts = self._contexts([self._asked(problem) for problem in problems])
+            said = self._encode([text for each in problems for text in each.demonstrations])
         except DataError as error:
-            raise DataError(f"problem '{problem.id}': {error}") from None
+            if len(problems) == 1:
+                raise DataError(f"problem '{problems[0].id}': {error}") from None
+            return [self.prompt(problem) for problem in problems]  # the one to blame raises
+        responses = iter(said)
+        return [
+            self._checked(problem, ids, [next(responses) for _ in problem.demonstrations])
+            for problem, ids in zip(problems, contexts, strict=True)
+        ]
+
+    def prompt(self, problem: Problem) -> Prompt:
+        """Render one problem and its demonstrations."""
+        return self.prompts([problem])[0]
+
+    def _checked(
+        self, problem: Problem, context: list[int], demonstrations: Sequence[list[int]]
+    ) -> Prompt:
+        tokens = _tensor(context)
         if self.max_prompt_tokens is not None and len(tokens) > self.max_prompt_tokens:
             raise DataError(
                 f"problem '{problem.id}': its prompt has {len(tokens)} tokens, the limit is "
                 f"{self.max_prompt_tokens}; raise 'prompt.max_tokens' or leave the problem out."
             )
-        return Prompt(problem.id, tokens, problem, demonstrations)
+        responses = tuple(_tensor([*ids, self.tokenizer.eos_token_id]) for ids in demonstrations)
+        return Prompt(problem.id, tokens, problem, responses)
 
     def fits(self, problem: Problem) -> bool:
         """Whether the prompt is within the limit: for sources that skip and count."""
         length = len(self.context(self._asked(problem)))
         return self.max_prompt_tokens is None or length <= self.max_prompt_tokens
 
-    def context(self, messages: str | Sequence[Mapping[str, str]]) -> Tensor:
+    def context(self, messages: Messages) -> Tensor:
         """What a model is given, int64 [P], P >= 1."""
-        ids = self._chat(messages) if self._chats else self._plain(messages)
-        if not ids:
-            raise DataError("the prompt is empty: it has no text and the tokenizer no bos token.")
-        return torch.tensor(ids, dtype=torch.int64)
+        return _tensor(self._contexts([messages])[0])
 
     def response(self, text: str, *, end: bool = True) -> Tensor:
         """A response as the model would have written it, int64 [T]; `end` closes it."""
-        ids = self._encode(text)
-        return torch.tensor([*ids, self.tokenizer.eos_token_id] if end else ids, dtype=torch.int64)
+        ids = self._encode([text])[0]
+        return _tensor([*ids, self.tokenizer.eos_token_id] if end else ids)
 
     def text(self, tokens: Tensor) -> str:
         """Decoded without special tokens."""
@@ -94,7 +110,7 @@ class TextRenderer:
             return self.template.replace(QUESTION, problem.question)
         return problem.question
 
-    def _chat(self, messages: str | Sequence[Mapping[str, str]]) -> list[int]:
+    def _chat(self, messages: Messages) -> list[int]:
         asked = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         turns = [dict(message) for message in asked]
         if self.system is not None and turns[0]["role"] != "system":
@@ -107,21 +123,32 @@ class TextRenderer:
             ),
         )
 
-    def _plain(self, messages: str | Sequence[Mapping[str, str]]) -> list[int]:
-        said = [messages] if isinstance(messages, str) else [m["content"] for m in messages]
-        text = "\n".join(said if self.system is None else [self.system, *said])
-        first = self.tokenizer.bos_token_id
-        return [*([] if first is None else [first]), *self._encode(text)]
+    def _contexts(self, asked: Sequence[Messages]) -> list[list[int]]:
+        if self._chats:
+            contexts = [self._chat(messages) for messages in asked]
+        else:
+            first = self.tokenizer.bos_token_id
+            begin = [] if first is None else [first]
+            contexts = [[*begin, *ids] for ids in self._encode(list(map(self._plain, asked)))]
+        if not all(contexts):
+            raise DataError("the prompt is empty: it has no text and the tokenizer no bos token.")
+        return contexts
 
-    def _encode(self, text: str) -> list[int]:
+    def _plain(self, messages: Messages) -> str:
+        said = [messages] if isinstance(messages, str) else [m["content"] for m in messages]
+        return "\n".join(said if self.system is None else [self.system, *said])
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
         return self._encoded(
-            text,
+            texts,
             lambda plain: self.tokenizer(
-                plain, add_special_tokens=False, split_special_tokens=True
+                list(plain), add_special_tokens=False, split_special_tokens=True
             )["input_ids"],
         )
 
-    def _encoded(self, given: T, encode: Callable[[T], list[int]]) -> list[int]:
+    def _encoded(self, given: T, encode: Callable[[T], U]) -> U:
         try:
             return encode(given)
         except Exception as error:  # the tokenizers library raises bare Exceptions
@@ -129,3 +156,7 @@ class TextRenderer:
             raise DataError(
                 f"text cannot be encoded ({error}); unusual characters: {bad}"
             ) from None
+
+
+def _tensor(ids: Sequence[int]) -> Tensor:
+    return torch.tensor(ids, dtype=torch.int64)

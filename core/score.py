@@ -70,13 +70,17 @@ class Score:
             name: run.world.map(partial(_call, now(given.provider, run.step)), unscored)
             for name, given in self.rewards.items()
         }
+        counts = {
+            name: (value_at(given.weight, run.step), value_at(given.offset, run.step))
+            for name, given in self.rewards.items()
+        }
         scored: dict[int, Trajectory | None] = {}
         failures: list[str] = []
         for at, member in enumerate(unscored):
             parts = {name: values[name][at] for name in self.rewards}
             bad = [f"{n}: {v.reason}" for n, v in parts.items() if isinstance(v, Failed)]
             failures += bad
-            scored[id(member)] = None if bad else self._signals(member, parts, run.step)
+            scored[id(member)] = None if bad else self._signals(member, parts, counts)
         self._report(failures, len(unscored), run)
         done = [self._summarise(g, [scored.get(id(m), m) for m in g.members]) for g in groups]
         lost = [bool(g.members) and not d.members for g, d in zip(groups, done, strict=True)]
@@ -87,10 +91,14 @@ class Score:
         return done
 
     def _signals(
-        self, member: Trajectory, parts: Mapping[str, float | Failed], step: int
+        self,
+        member: Trajectory,
+        parts: Mapping[str, float | Failed],
+        counts: Mapping[str, tuple[float, float]],
     ) -> Trajectory:
+        """The member with its rewards; `counts` has weight and offset of each in this step."""
         numbers = {name: float(v) for name, v in parts.items() if not isinstance(v, Failed)}
-        total = sum(_counted(self.rewards[n], v, step) for n, v in numbers.items())
+        total = sum(counts[name][0] * v + counts[name][1] for name, v in numbers.items())
         solved = numbers[self.solved_by or next(iter(self.rewards))] >= self.solved_at
         named = {f"reward/{name}": value for name, value in numbers.items()}
         return member.with_signals(**named, reward=total, success=float(solved))
@@ -118,10 +126,6 @@ class Score:
             )
 
 
-def _counted(given: Weighted, value: float, step: int) -> float:
-    return value_at(given.weight, step) * value + value_at(given.offset, step)
-
-
 def _call(provider: RewardProvider, trajectories: Sequence[Trajectory]) -> Sequence[float | Failed]:
     values = list(provider(trajectories)) if trajectories else []
     if len(values) != len(trajectories):
@@ -138,7 +142,7 @@ def _log(scored: Sequence[Trajectory], run: Run) -> None:
         before = run.metrics.get(f"scored/{origin}", 0.0)
         total = before + len(members)
         sums = {n: sum(m.signals[n] for m in members) for n in ("reward", "success")}
-        sums["length"] = float(sum(len(m.tokens) for m in members))
+        sums["length"] = float(sum(m.tokens.numel() for m in members))
         sums["truncated"] = float(sum(m.truncated for m in members))
         for name, value in sums.items():
             key = f"{name}/{origin}"

@@ -288,7 +288,7 @@ class Fill:
         rounds = 1
         while len(kept) < self.groups and rounds < self.rounds:
             problems = run.sampler.draw(run.step)
-            kept += inner([Group(run.renderer.prompt(p)) for p in problems], run)
+            kept += inner([Group(p) for p in run.renderer.prompts(problems)], run)
             rounds += 1
         run.metrics["fill/rounds"] = float(rounds)
         run.metrics["fill/surplus"] = float(max(len(kept) - self.groups, 0))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, RootModel
@@ -54,10 +56,11 @@ class Where(RootModel[dict[str, Wanted]]):
     def __call__(self, item: Trajectory | Group) -> bool:
         """Intrinsic names are tried first, so `{origin: policy, reward: 1}` passes over a
         demonstration that has no reward."""
-        if not self.root:
-            return True
-        order = sorted(self.root, key=lambda name: name not in ALWAYS)
-        return all(_matches(_read(item, name), self.root[name]) for name in order)
+        return all(_matches(_read(item, name), want) for name, want in self._ordered)
+
+    @cached_property
+    def _ordered(self) -> Sequence[tuple[str, Wanted]]:
+        return sorted(self.root.items(), key=lambda entry: entry[0] not in ALWAYS)
 
 
 EVERYTHING = Where()
@@ -75,7 +78,7 @@ def _read(item: Trajectory | Group, name: str) -> Any:
     if name in item.signals:
         return item.signals[name]
     if isinstance(item, Trajectory) and name in ALWAYS:
-        return len(item.tokens) if name == "length" else getattr(item, name)
+        return item.tokens.numel() if name == "length" else getattr(item, name)
     kind = f"trajectory of origin '{item.origin}'" if isinstance(item, Trajectory) else "group"
     raise RecipeError(
         f"where: a {kind} has no '{name}' (it has: {', '.join(sorted(item.signals)) or 'none'}); "

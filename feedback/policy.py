@@ -17,7 +17,7 @@ from didact.core.ranges import Count, Fraction, NonNegative, Whole
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Prompt, Trajectory, changed
 
-NOTHING = torch.zeros(0, dtype=torch.int64)
+NO_TOKENS, NO_FLAGS = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PolicySource:
             live = [episode.with_signals(duration=0.0) for episode in live]
         active, turn = list(range(len(live))), 0
         while active:
-            rooms = [sampling.max_tokens - len(live[at].tokens) for at in active]
+            rooms = [sampling.max_tokens - live[at].tokens.numel() for at in active]
             limits = [min(room, self.turn_tokens or room) for room in rooms]
             requests = [Request(_context(live[at]), _turn(seeds[at], turn)) for at in active]
             samples = ask(run, self.model, requests, replace(sampling, max_tokens=max(limits)))
@@ -175,7 +175,7 @@ def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -
     if not requests:
         return []
     samples = run.world.map(lambda stripe: generator.generate(stripe, sampling), requests)
-    tokens = float(sum(len(sample.tokens) for sample in samples))
+    tokens = float(sum(sample.tokens.numel() for sample in samples))
     run.metrics["tokens/generated"] = run.metrics.get("tokens/generated", 0.0) + tokens
     if sampling.temperature > 0:
         surprise = -float(torch.cat([sample.logprobs for sample in samples]).double().sum())
@@ -188,7 +188,7 @@ def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -
 
 def cut(sample: Sample, limit: int) -> Sample:
     """The sample as it would have been with this limit in tokens."""
-    if len(sample.tokens) <= limit:
+    if sample.tokens.numel() <= limit:
         return sample
     return replace(
         sample, tokens=sample.tokens[:limit], logprobs=sample.logprobs[:limit], truncated=True
@@ -204,7 +204,7 @@ def _timed(environment: Environment, episode: Trajectory, turn: int) -> tuple[st
 
 def _context(so_far: Trajectory) -> Tensor:
     tokens = so_far.prompt.tokens
-    return torch.cat([tokens, so_far.tokens]) if len(so_far.tokens) else tokens
+    return torch.cat([tokens, so_far.tokens]) if so_far.tokens.numel() else tokens
 
 
 def _turn(seed: int, turn: int) -> int:
@@ -213,7 +213,7 @@ def _turn(seed: int, turn: int) -> int:
 
 def started(prompt: Prompt, origin: str) -> Trajectory:
     """An episode in which nothing has been said."""
-    return Trajectory(prompt, NOTHING, NOTHING.bool(), origin)
+    return Trajectory(prompt, NO_TOKENS, NO_FLAGS, origin)
 
 
 def said(so_far: Trajectory, sample: Sample, run: Run) -> Trajectory:
@@ -230,8 +230,8 @@ def said(so_far: Trajectory, sample: Sample, run: Run) -> Trajectory:
 
 def appended(so_far: Trajectory, tokens: Tensor, logprobs: Tensor, trainable: bool) -> Trajectory:
     """The episode with further tokens and the log-probabilities they were drawn with."""
-    flags = torch.full((len(tokens),), trainable)
-    if len(so_far.tokens):
+    flags = torch.full((tokens.numel(),), trainable)
+    if so_far.tokens.numel():
         tokens = torch.cat([so_far.tokens, tokens])
         flags = torch.cat([so_far.trainable, flags])
         logprobs = torch.cat([so_far.columns["behavior_logprobs"], logprobs])

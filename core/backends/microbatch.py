@@ -27,6 +27,8 @@ def plan(
     """
     order = sorted(range(len(lengths)), key=lambda at: (-lengths[at], at))
     fewest = max(len(_fill(lengths, order, max_tokens, padded)), 1)
+    if fewest == ranks == 1:
+        return [[sorted(order)]]
     count = ceil(fewest / ranks) * ranks
     low, high = 0, max_tokens
     while low + 1 < high:

@@ -46,6 +46,10 @@ class Characters:
         shown = tuple(self.response(text) for text in problem.demonstrations)
         return Prompt(problem.id, self.context(problem.question), problem, shown)
 
+    def prompts(self, problems: Sequence[Problem]) -> list[Prompt]:
+        """Several, in order."""
+        return [self.prompt(problem) for problem in problems]
+
     def context(self, messages: str | Sequence[Mapping[str, str]]) -> Tensor:
         """What a model would be given."""
         if not isinstance(messages, str):

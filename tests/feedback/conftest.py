@@ -23,6 +23,9 @@ class Letters:
         shown = tuple(self.response(text) for text in problem.demonstrations)
         return Prompt(problem.id, self.context(problem.question), problem, shown)
 
+    def prompts(self, problems):
+        return [self.prompt(problem) for problem in problems]
+
     def context(self, messages):
         if not isinstance(messages, str):
             messages = "".join(f"<{m['role']}>{m['content']}" for m in messages)
