@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -24,8 +23,11 @@ def overrides(home: Path, scale: Scale, steps: int, more: Sequence[str]) -> list
     generator["max_model_len"] = scale.longest_prompt + 1 + scale.longest
     policy = {"path": str(home / "policy"), "tokenizer": str(home / "tokenizer")}
     policy["dtype"] = scale.dtype
+    rollout = {"rollout": {"use": "policy", "n": scale.group}}
+    advantage = {"advantage": {"use": "group_norm", "scale": "none"}}
     return [
         f"steps={steps}",
+        f"experience={json.dumps([rollout, 'score', advantage])}",
         *("evaluation=null", "base=null", "observers=[]"),
         f"models.policy={json.dumps(policy)}",
         f"task={json.dumps({'use': 'jsonl', 'path': str(home / 'questions.jsonl')})}",
@@ -214,7 +216,6 @@ def _trl_config(
         settings |= {"use_liger_kernel": True} if cuda and _has("liger_kernel") else {}
         settings |= tuned
         note += f", best-tuned{'' if _has('liger_kernel') else ' without Liger'}"
-    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     config = GRPOConfig(
         output_dir=str(home / "trl"),
         per_device_train_batch_size=scale.micro_rows,

@@ -115,7 +115,8 @@ def alone(name: str, home: Path, chosen: argparse.Namespace) -> dict[str, Any]:
         return {"steps": [], "failed": f"took more than {chosen.timeout} s"}
     if done.returncode or not out.exists():
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return {"steps": [], "failed": lines[-1].strip() if lines else "no message"}
+        told = lines[-1].strip() if lines else "no message"
+        return {"steps": [], "failed": told, "log": lines[-60:]}
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     out.unlink()
     return result
@@ -148,20 +149,29 @@ def table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     return lines
 
 
-def compared(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
-    """All contestants in turn, round by round."""
+def compared(chosen: argparse.Namespace, home: Path, here: str) -> list[Bar]:
+    """All contestants in turn, round by round; what is known so far is printed and kept."""
     steps: dict[str, list[dict[str, float]]] = defaultdict(list)
-    notes: dict[str, str] = {}
+    notes: dict[str, Any] = {}
+    reached: list[Bar] = []
     for turn in range(chosen.rounds):
         for name in chosen.only.split(","):
             result = alone(name, home, chosen)
-            steps[name] += result["steps"]
-            notes[name] = result.get("failed") or result["note"]
+            steps[name] += result.pop("steps")
+            notes[f"{name}, round {turn + 1}"] = result
             said = f"failed: {result['failed']}" if "failed" in result else result["note"]
-            sys.stdout.write(f"round {turn + 1}, {name}: {len(result['steps'])} steps; {said}\n")
+            sys.stdout.write(f"round {turn + 1}, {name}: {said}\n")
             sys.stdout.flush()
-    found = {name: medians(rows) for name, rows in steps.items() if rows}
-    return {"medians": found, "steps": steps, "notes": notes}
+            found = {name: medians(rows) for name, rows in steps.items() if rows}
+            reached = bars(found)
+            told = [{"bar": str(bar), "measured": bar.measured, "met": bar.met} for bar in reached]
+            document = {"machine": here, "scale": chosen.scale, "medians": found, "bars": told}
+            if chosen.json:  # after each contestant, should the time for the command end
+                whole = {**document, "notes": notes, "steps": steps}
+                chosen.json.write_text(json.dumps(whole, indent=1), encoding="utf-8")
+        sys.stdout.write("\n" + "\n".join([*table(found), "", *map(str, reached), "", ""]))
+        sys.stdout.flush()
+    return reached
 
 
 def main() -> int:
@@ -193,15 +203,9 @@ def main() -> int:
     sys.stdout.write(f"{chosen.scale} on {here}\n")
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), SCALES[chosen.scale])
-        result = compared(chosen, Path(folder))
-    reached = bars(result["medians"])
-    sys.stdout.write("\n" + "\n".join([*table(result["medians"]), "", *map(str, reached)]) + "\n")
+        reached = compared(chosen, Path(folder), here)
     if chosen.scale == "tiny":
         sys.stdout.write("(tiny: the script was tried; the figures say nothing about a GPU)\n")
-    if chosen.json:
-        told = [{"bar": str(bar), "measured": bar.measured, "met": bar.met} for bar in reached]
-        document = {"machine": here, "scale": chosen.scale, **result, "bars": told}
-        chosen.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
     return int(chosen.scale == "w1" and any(bar.met is False for bar in reached))
 
 

@@ -29,6 +29,8 @@ from workload import natural_lengths, questions
 
 FAKES = ("generate (fake)", "forward (fake)")
 OTHERS = ("reward", "optimizer", "sync")
+GROUP = 8
+"""Responses to a prompt, as the recipe has it."""
 
 
 def fakes(rows: int, longest: int, mean: float) -> None:
@@ -107,7 +109,7 @@ def train(
     from didact.core import score, session
     from didact.core.backends import forward, hf_generator, optim
 
-    fakes(chosen.prompts * chosen.group, chosen.longest, chosen.mean)
+    fakes(chosen.prompts * GROUP, chosen.longest, chosen.mean)
     spent: dict[str, float] = defaultdict(float)
     timed(hf_generator.HFGenerator, "generate", "generate (fake)", spent)
     timed(forward.Readouts, "forward", "forward (fake)", spent)
@@ -170,7 +172,6 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--recipe", default="grpo")
     options.add_argument("--prompts", type=int, default=64)
-    options.add_argument("--group", type=int, default=8)
     options.add_argument("--longest", type=int, default=1024)
     options.add_argument("--mean", type=float, default=250.0)
     options.add_argument("--steps", type=int, default=6)

@@ -60,7 +60,7 @@ def test_the_host_benchmark_runs_the_real_step_with_its_two_fakes(script, restor
         for name in names:
             restored(owner, name)
     host = script("host_overhead")
-    chosen = argparse.Namespace(recipe="grpo", prompts=2, group=8, longest=20, mean=8.0, steps=2)
+    chosen = argparse.Namespace(recipe="grpo", prompts=2, longest=20, mean=8.0, steps=2)
     marks = host.train(chosen)
     assert len(marks) == 1  # the first one warms up
     assert {"step", *host.FAKES, *host.OTHERS, "observers"} <= set(marks[0])
@@ -119,11 +119,10 @@ def test_the_workload_is_a_valid_recipe(script, tmp_path, recipe):
     from didact.plugins.manager import load
 
     contestants, work = script("gpu_contestants"), script("gpu_workload")
-    made = check(
-        read(recipe, contestants.overrides(tmp_path, work.W1, 5, ["learner.entropy=false"])),
-        load(installed=False),
-    )
-    assert made.generator.use == "vllm" and made.sampler.params.prompts == 64
+    given = contestants.overrides(tmp_path, work.TINY, 5, ["learner.entropy=false"])
+    made = check(read(recipe, given), load(installed=False))
+    assert made.generator.use == "vllm" and made.sampler.params.prompts == work.TINY.prompts
+    assert made.experience[0].params.source.params.n == work.TINY.group
 
 
 def test_prepared_models_differ_in_their_stop_ids_alone(script, tmp_path):
