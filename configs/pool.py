@@ -37,6 +37,11 @@ class _Running:
     said: Connection
     gpus: tuple[str, ...]
 
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None, "it was started"
+        return self.process.pid
+
 
 class Pool:
     """Runs calls, at most so many at once. Each has a process of its own, so that one that is
@@ -112,7 +117,7 @@ class Pool:
     def _tell(self, what: signal.Signals) -> None:
         for one in self.running:
             with suppress(ProcessLookupError):  # it has just ended
-                os.kill(one.process.pid or 0, what)
+                os.kill(one.pid, what)
 
     def _join(self) -> None:
         for one in self.running:
@@ -133,8 +138,13 @@ def _serve() -> None:
 
 
 def _ended(one: _Running) -> Ended:
-    """What a process that is over said; or, if it could not say anything, how it died."""
+    """What a process that is over said; or, if it could not say anything, how it died. What it has
+    left behind, an engine's processes say, ends now: the next cell needs the room."""
+    with suppress(ProcessLookupError):
+        os.killpg(one.pid, signal.SIGKILL)
     try:
+        if not one.said.poll():
+            return Ended(one.name, failure=_death(one.process.exitcode))
         returned, text = one.said.recv()
         return Ended(one.name, outcome=text) if returned else Ended(one.name, failure=text)
     except EOFError:

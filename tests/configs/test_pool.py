@@ -23,6 +23,12 @@ def tell(file):
     return ["sh", "-c", f'echo "$CUDA_VISIBLE_DEVICES" > {file}']
 
 
+def alive(process):
+    """Neither gone nor a zombie that nobody has asked for yet."""
+    asked = subprocess.run(["ps", "-o", "stat=", "-p", process], capture_output=True, check=False)
+    return asked.stdout != b"" and not asked.stdout.startswith(b"Z")
+
+
 def drain(pool):
     ends = []
     while pool.running:
@@ -65,6 +71,19 @@ def test_a_process_that_is_killed_is_named_and_those_beside_it_go_on():
         ends = drain(pool)
     assert ends["other"] == Ended("other", outcome="None")
     assert ends["wrong"].failure.startswith("invalid literal for int()")
+
+
+def test_what_a_killed_process_leaves_behind_ends_with_it(tmp_path):
+    left = f"sleep 60 & echo $! > {tmp_path}/pid; kill -9 $PPID"
+    with Pool(1) as pool:
+        pool.start("victim", 0, subprocess.check_call, ["sh", "-c", left])
+        (end,) = pool.ended()
+    assert "SIGKILL" in end.failure
+    process = (tmp_path / "pid").read_text().strip()
+    deadline = time.monotonic() + 20
+    while alive(process) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(process)
 
 
 def test_an_exception_in_the_block_interrupts_the_processes_and_waits():
