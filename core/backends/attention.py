@@ -6,6 +6,7 @@ has no mask function for, so a mask arrives only if the caller gives a 4-D one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -149,9 +150,9 @@ def _flash(
     return out[None]
 
 
-def register() -> str:
+def register(function: Callable[..., tuple[Tensor, None]] = attend) -> str:
     """Make the attention known to transformers; returns its name."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, attend)
+    AttentionInterface.register(NAME, function)
     return NAME

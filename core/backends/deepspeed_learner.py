@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from didact.core.backends import engines, learning, lora, reports
+from didact.core.backends import engines, learning, lora, reports, speed
 from didact.core.backends.budget import REMEDY, Budget, TooLarge, out_of_memory
 from didact.core.backends.deepspeed_engine import BUCKET, merged, ours, started
 from didact.core.backends.forward import Readouts, Row, unpacked
@@ -48,6 +48,9 @@ class DeepSpeedLearner:
             recipe "auto" means: if, by the plan, memory would not do without.
         logits: most logits made at once (elements, 4 bytes each).
         config: further DeepSpeed settings (offloading, say); merged over ours.
+        liger: use Liger's kernels for norms, rotary embedding and gated layers (needs liger-kernel
+            and a GPU; not run on one yet).
+        compile: compile each layer with torch.compile; the first steps take a minute or more.
         offload: between updates keep moments and master copies in the host's memory, and leave the
             GPU's to the generator; an update then begins and ends with copying them.
         device: "auto" is this process's GPU if there is one.
@@ -68,17 +71,24 @@ class DeepSpeedLearner:
         gradient_checkpointing: bool | Literal["auto"] = False,
         logits: Count = 2**27,
         config: Mapping[str, Any] | None = None,
+        liger: bool = False,
+        compile: bool = False,
         offload: bool = False,
         device: str = "auto",
     ) -> None:
         self.model, self.tokenizer = model.to(engines.device(device)), tokenizer
         self.world: World = world or Alone()
+        if compile and stage == 3:
+            raise RecipeError(
+                "learner.compile: not with ZeRO stage 3, which gathers in layers."
+            )
         self.stage, self.factor = stage, 1.0
         self.budget, self.reduced = Budget(max_tokens), False
         self.offload, self.shelf = offload, Shelf(engines.device(device))
         self.watch = frozenset({"entropy"}) if entropy else frozenset()
         self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
         engines.checkpointed(model, gradient_checkpointing)
+        speed.hasten(model, liger=liger, compiled=compile)
         self.params = lora.learning(model, bool(optimizers))
         self.scalars = Scalars(optimizers, self.world, self.reader.device, self.world.size)
         self.optimizer: NamedAdamW | None = None

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from didact.core.backends import engines, learning, lora, reports
+from didact.core.backends import engines, learning, lora, reports, speed
 from didact.core.backends.budget import Budget
 from didact.core.backends.forward import Readouts
 from didact.core.backends.optim import NamedAdamW, OptimizerSpec
@@ -42,6 +42,9 @@ class TorchLearner:
         gradient_checkpointing: compute activations again in the backward pass; saves memory. In a
             recipe "auto" means: if, by the plan, memory would not do without.
         logits: most logits made at once (elements, 4 bytes each).
+        liger: use Liger's kernels for norms, rotary embedding and gated layers (needs liger-kernel
+            and a GPU; not run on one yet).
+        compile: compile each layer with torch.compile; the first steps take a minute or more.
         offload: between updates keep moments and master copies in the host's memory, and leave the
             GPU's to the generator; an update then begins and ends with copying them.
         device: "auto" is this process's GPU if there is one.
@@ -60,6 +63,8 @@ class TorchLearner:
         entropy: bool = True,
         gradient_checkpointing: bool | Literal["auto"] = False,
         logits: Count = 2**27,
+        liger: bool = False,
+        compile: bool = False,
         offload: bool = False,
         device: str = "auto",
     ) -> None:
@@ -71,6 +76,7 @@ class TorchLearner:
         self.watch = frozenset({"entropy"}) if entropy else frozenset()
         self.reader = Readouts(model, temperature=temperature, packing=packing, chunk=logits)
         engines.checkpointed(model, gradient_checkpointing)
+        speed.hasten(model, liger=liger, compiled=compile)
         self.params = lora.learning(model, bool(optimizers))
         half = any(p.dtype != torch.float32 for p in self.params)
         self.masters: list[Tensor] = self.params
