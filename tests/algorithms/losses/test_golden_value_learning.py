@@ -37,6 +37,31 @@ def test_rover_agrees_in_value_and_gradient(compose, rover_case):
     )
 
 
+def test_rover_has_the_released_gradient_at_the_logits(compose):
+    """The next state's value is a target: the logits get a gradient by the taken token alone."""
+    file = compose.golden("update_rules/rover_official.json")
+    cases = [case for case in file["cases"] if "grad_logits_new" in case["outputs"]]
+    assert cases
+    for case in cases:
+        given = {
+            name: file["shared"][value[1:]] if isinstance(value, str) else value
+            for name, value in {**case["inputs"], **case["outputs"]}.items()
+        }
+        tokens, mask = torch.tensor(given["tokens"]), torch.tensor(given["response_mask"]).bool()
+        new, old = (
+            torch.tensor(given[f"logits_{name}"], dtype=torch.float64) for name in ("new", "old")
+        )
+        new.requires_grad_(True)
+        log_p, log_old = new.log_softmax(-1), old.log_softmax(-1)
+        taken, before = (x.gather(-1, tokens[..., None])[..., 0] for x in (log_p, log_old))
+        gain = torch.tensor(given["advantages"], dtype=torch.float64)
+        loss = rover(taken, before, log_p.mean(-1), log_old.mean(-1), gain, mask)
+        mean = torch.where(mask, loss, 0.0).sum() / mask.sum()
+        (gradient,) = torch.autograd.grad(mean, new)
+        wanted = torch.tensor(given["grad_logits_new"], dtype=torch.float64)
+        torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-7)
+
+
 def test_value_loss_agrees_in_value_and_gradient(compose, value_case):
     given, args, wanted = value_case["inputs"], value_case["args"], value_case["outputs"]
     how = AVERAGES[args["loss_agg_mode"]]
