@@ -6,11 +6,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import pytest
 
 from didact.configs.compare import run_cells, shared_gpus
-from didact.configs.comparison import Cell
+from didact.configs.comparison import Cell, Match
 from didact.configs.console import Console
 from didact.configs.document import Document
 from didact.configs.pool import Ended, Pool
@@ -162,6 +163,14 @@ def test_a_cell_that_is_killed_or_fails_takes_no_other_down(cells):
     }
     assert "SIGKILL" in (todo[0].folder.path / "error.txt").read_text()
     assert all((cell.folder.path / "gpus").exists() for cell in todo)
+
+
+def test_a_cell_whose_budget_cannot_be_known_says_why(cells):
+    (cell,) = cells("late")
+    todo = [replace(cell, match=Match(axis="steps", of="gone"))]
+    why = "'gone' with seed 0 has no result to match"
+    assert run_cells(todo, 1, [], Console(quiet=True)) == {"late / seed 0": why}
+    assert (cell.folder.path / "error.txt").read_text() == why
 
 
 def test_three_gpus_are_shared_out_to_the_cells(cells, monkeypatch):
