@@ -114,7 +114,7 @@ def policy_of(
             raise RecipeError("models.policy and base: only one of them can name the weights.")
         name = start_of(recipe, registry)
         base = ModelSpec(path=str(make_base(recipe.base, name, recipe.seed, console)))
-        return given.following(base) if given else base
+        return (given or ModelSpec()).following(base)
     if given is None:
         raise RecipeError("models.policy: is required, unless 'base' names a recipe that makes it.")
     return given

@@ -13,6 +13,7 @@ from didact.configs.load import check
 from didact.configs.memory import loaded, predicted, shape_of, told
 from didact.configs.resolve import as_yaml, resolved
 from didact.configs.schema import Recipe
+from didact.core.backends.models import ModelSpec
 from didact.core.errors import RecipeError
 from didact.core.pipeline import listed
 from didact.core.where import EVERYTHING
@@ -74,9 +75,10 @@ def _batches(recipe: Recipe, parts: Parts) -> Iterator[str]:
 
 def _models(recipe: Recipe, parts: Parts) -> Iterator[str]:
     policy = recipe.models.get("policy")
-    if policy is None and recipe.base is not None:
+    if recipe.base is not None:
         yield f"policy: made by recipe '{recipe.base}' (cached); counted by its configuration"
-        policy = check(read(recipe.base), load()).models.get("policy")
+        base = check(read(recipe.base), load()).models.get("policy")
+        policy = (policy or ModelSpec()).following(base) if base else None
     if policy is None:
         raise RecipeError("models.policy: is required, unless 'base' names a recipe that makes it.")
     trained = frozenset({"policy", *(phase.model for phase in parts.phases)})
@@ -89,6 +91,8 @@ def _models(recipe: Recipe, parts: Parts) -> Iterator[str]:
         yield "ref: not loaded, nothing reads ref_logprobs"
     named = {name: spec.following(policy) for name, spec in recipe.models.items()}
     specs = loaded(recipe, {"ref": policy, **named, "policy": policy}, parts)
+    for name in sorted(parts.reads.keys() - specs.keys()):
+        yield f"{name}: is the policy with its adapters off, no model of its own"
     shapes = {name: shape_of(spec) for name, spec in specs.items()}
     for name, shape in shapes.items():
         if shape is None:

@@ -8,10 +8,12 @@ from pydantic import ValidationError
 
 from didact.algorithms.pairs import Pairwise
 from didact.algorithms.rules import Joined, Sum
+from didact.configs import launch
 from didact.configs.assemble import assemble
 from didact.configs.build import Builder
 from didact.configs.document import read
 from didact.configs.load import check
+from didact.configs.plan import plan
 from didact.configs.schema import LossSpec, PhaseSpec, RuleSpec
 from didact.core.backends.lora import LoraSpec
 from didact.core.backends.models import ModelSpec, load_model, load_tokenizer
@@ -128,8 +130,17 @@ def test_weights_named_twice_or_not_at_all_and_useless_adapters_are_refused(over
         assemble(check(document, REGISTRY), REGISTRY, document)
 
 
-def test_adapters_on_a_packaged_recipe_are_one_override():
-    document = read("grpo", ["models.policy.lora.rank=4"])
-    recipe = check(document, REGISTRY)
-    assemble(recipe, REGISTRY, document)
-    assert recipe.models["policy"].lora == LoraSpec(rank=4)
+def test_adapters_on_a_packaged_recipe_with_a_base_are_one_override(monkeypatch):
+    override = ["models.policy.lora.rank=4"]
+    recipe = check(read("grpo", override), REGISTRY)
+    monkeypatch.setattr(launch, "make_base", lambda *_: "made")
+    found = launch.policy_of(recipe, None, REGISTRY, launch.Console(quiet=True))
+    assert found == ModelSpec(path="made", lora=LoraSpec(rank=4))
+    lines = "\n".join(plan("grpo", override))
+    # rank 4 at both ends of 3 x (q, k, v, o: 96 + 96; gate, up, down: 96 + 192)
+    assert f"{3 * 4 * (4 * 192 + 3 * 288):,} of them learn" in lines
+    assert "ref: is the policy with its adapters off" in lines
+    bare = launch.policy_of(
+        check(read("grpo"), REGISTRY), None, REGISTRY, launch.Console(quiet=True)
+    )
+    assert bare == ModelSpec(path="made")
