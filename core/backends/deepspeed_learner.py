@@ -79,9 +79,7 @@ class DeepSpeedLearner:
         self.model, self.tokenizer = model.to(engines.device(device)), tokenizer
         self.world: World = world or Alone()
         if compile and stage == 3:
-            raise RecipeError(
-                "learner.compile: not with ZeRO stage 3, which gathers in layers."
-            )
+            raise RecipeError("learner.compile: not with ZeRO stage 3, which gathers in layers.")
         self.stage, self.factor = stage, 1.0
         self.budget, self.reduced = Budget(max_tokens), False
         self.offload, self.shelf = offload, Shelf(engines.device(device))
