@@ -17,6 +17,7 @@ from didact.configs.estimate import estimate
 from didact.configs.load import load_recipe
 from didact.configs.summary import print_summary
 from didact.core.errors import RecipeError
+from didact.core.folder import RunFolder
 from didact.core.report import build_report, find_cells
 from didact.core.report.answers import training_samples
 from didact.plugins.manager import load
@@ -95,12 +96,20 @@ def test_a_matched_method_spends_what_the_other_spent(finished):
     assert spent[0] == spent[1] == 8.0
 
 
-def test_finished_cells_are_reused_and_changed_ones_run_again(finished, capsys):
+def test_finished_cells_are_reused_and_changed_ones_run_again(finished, tmp_path, capsys):
     file, out, _ = finished
     before = (out / "cells" / "one" / "0" / "manifest.json").stat().st_mtime_ns
     run_comparison(file, out, only=["One"])
     assert "One / seed 0: done before, reused" in capsys.readouterr().err
     assert (out / "cells" / "one" / "0" / "manifest.json").stat().st_mtime_ns == before
+    copy = shutil.copytree(out, tmp_path / "out")
+    changed = Path(file).read_text().replace("One: sft", "One: {recipe: sft, set: {steps: 3}}")
+    (tmp_path / "mine.yaml").write_text(changed)
+    run_comparison(str(tmp_path / "mine.yaml"), copy, only=["One"], seeds=[0])
+    assert rows(copy, "one")[-1]["step"] == 3
+    assert len(list((copy / "cells" / "one").glob("*"))) == 3  # seed 0, seed 1, and 0.replaced
+    old = RunFolder(copy / "cells" / "one" / "0.replaced").recipe.read_text()
+    assert old == RunFolder(out / "cells" / "one" / "0").recipe.read_text()
 
 
 def test_a_dry_run_lists_cells_and_runs_nothing(tmp_path, capsys):
