@@ -1,9 +1,9 @@
 """Table of what a method costs: lines of its recipe, and of the parts outside the core it uses.
 
 A method's lines are those of its recipe and of the recipes it extends, up to the embedded world,
-and the code of every loss, weight and advantage that it names, with the private functions of their
-modules. Neither headers and docstrings count, nor the arithmetic on groups and masks that the parts
-share (`algorithms/groups.py`, `tensors.py`). Exits with an error if a method is above LIMIT.
+and the code of every loss, rule, weight and advantage that it names, with the private functions of
+their modules. Neither headers and docstrings count, nor the arithmetic on groups and masks that the
+parts share (`algorithms/groups.py`, `tensors.py`). Exits with an error if a method is above LIMIT.
 
     python benchmarks/method_lines.py
 """
@@ -24,7 +24,7 @@ from didact.plugins.registry import Entry
 
 LIMIT = 150
 WORLD = {"letters", "letters_base"}
-KINDS = ("loss", "weight", "advantage")
+KINDS = ("loss", "weight", "advantage", "rule")
 
 
 def main() -> int:
@@ -71,11 +71,14 @@ def parents(name: str) -> Iterator[str]:
 
 
 def named(data: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """Kind and name of every loss, weight and advantage of a resolved recipe."""
+    """Kind and name of every loss, rule, weight and advantage of a resolved recipe; a name under
+    `rule` is given as both."""
     kinds = {"rule": "loss", "times": "weight", "select": "weight", "estimator": "advantage"}
     if isinstance(data, dict):
         if key in kinds and isinstance(data.get("use"), str):
             yield kinds[key], data["use"]
+            if key == "rule":
+                yield "rule", data["use"]
         for name, value in data.items():
             yield from named(value, name)
     elif isinstance(data, list):
