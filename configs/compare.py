@@ -66,7 +66,7 @@ def run_comparison(
     from didact.core.report import build_report
 
     report = build_report([out], out)
-    print_summary(cells(comparison, out, only))
+    print_summary(todo)
     for name, reason in failed.items():
         console.say(f"failed: {name}: {reason}")
     return report
