@@ -5,6 +5,7 @@ import queue
 import threading
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from didact.core.backends import server_sync
 from didact.core.backends.endpoint import Endpoint, Unreachable
-from didact.core.backends.remote_engine import RemoteEngine
+from didact.core.backends.remote_engine import NCCL, START, RemoteEngine
 from didact.core.backends.server_generator import ServerGenerator
 from didact.core.backends.server_nccl import ByNccl
 from didact.core.backends.servers import Servers
@@ -258,3 +259,8 @@ def test_servers_must_serve_one_model_and_the_folder_must_exist(serve):
         ServerGenerator(tokenizer, url=urls, fixed=True, served="other")
     with pytest.raises(RecipeError, match="no folder /nowhere"):
         ServerGenerator(tokenizer, url=urls, sync="folder", folder="/nowhere")
+
+
+def test_the_documentation_starts_a_server_as_the_messages_do():
+    page = (Path(__file__).parents[2] / "docs" / "machines.md").read_text()
+    assert START in page and NCCL in page
