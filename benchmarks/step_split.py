@@ -19,7 +19,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from clocks import steps_into, timed
+from clocks import losses_into, steps_into, timed
 
 W2 = {
     "tokenizer": "characters",
@@ -52,6 +52,7 @@ def split(recipe: str, overrides: list[str], steps: int) -> None:
     timed(optim.NamedAdamW, "step", "optimizer", spent)
     timed(hf_generator.HFGenerator, "sync", "sync", spent)
     timed(score, "_call", "reward", spent)
+    losses_into(spent)
     marks: list[dict[str, float]] = []
     steps_into(marks, spent)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +64,7 @@ def split(recipe: str, overrides: list[str], steps: int) -> None:
         f"\n{recipe}: {step:.4f} s/step (median of {len(marks)}, {torch.get_num_threads()} threads)"
     )
     known = 0.0
-    for label in ("generate", "reward", "forward", "backward", "optimizer", "sync"):
+    for label in ("generate", "reward", "forward", "loss", "backward", "optimizer", "sync"):
         part = statistics.median(mark.get(label, 0.0) for mark in marks)
         known += part
         print(f"  {label:10} {part:.4f} s  {part / step:6.1%}")

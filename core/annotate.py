@@ -178,22 +178,22 @@ def _named(estimate: Estimate, rows: Sequence[Trajectory], promised: Names) -> d
             f"{listed(promised)}."
         )
     width = max(row.tokens.numel() for row in rows)
-    mask = pad_sequence([row.trainable for row in rows], batch_first=True)
     for name, value in results.items():
         if value.shape not in ((len(rows),), (len(rows), width)):
             raise RecipeError(
                 f"advantage: '{name}' has shape {list(value.shape)}; expected [{len(rows)}] or "
                 f"[{len(rows)}, {width}]."
             )
-        used = torch.where(mask, value, 0.0) if value.dim() == 2 else value[:, None]
-        bad = (~used.isfinite()).any(1).nonzero()
+        if value.dim() == 2:
+            mask = pad_sequence([row.trainable for row in rows], batch_first=True)
+            results[name] = value = torch.where(mask, value, 0.0)
+        bad = (~value.isfinite()).view(len(rows), -1).any(1).nonzero()
         if len(bad):
             row = rows[int(bad[0])]
             raise RecipeError(
                 f"advantage: '{name}' is not finite on {len(bad)} of {len(rows)} trajectories "
                 f"(the first: prompt '{row.prompt.id}', origin {row.origin})."
             )
-        results[name] = used if value.dim() == 2 else value
     return results
 
 

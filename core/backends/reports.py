@@ -8,7 +8,6 @@ from math import isfinite
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from didact.core.backends.budget import TooLarge
 from didact.core.batch import Batch
@@ -55,10 +54,10 @@ def of_tokens(
         sums["kl_old"] = torch.where(mask, reference - live["logprobs"], 0.0).sum()
     sampled = [at for at, row in enumerate(part.rows) if BEHAVIOR in row.columns]
     if sampled:
-        stored = [part.rows[at].columns[BEHAVIOR].float() for at in sampled]
-        behavior = pad_sequence(stored, batch_first=True).to(device)
+        some = len(sampled) < len(part)
+        behavior = (part.take(sampled) if some else part).stored(BEHAVIOR).to(device)
         width = behavior.shape[1]
-        chosen = torch.tensor(sampled, device=device)
+        chosen = torch.tensor(sampled, device=device) if some else slice(None)
         inside = mask[chosen, :width]
         apart = torch.where(inside, reference[chosen, :width] - behavior, 0.0)
         sums |= {"mismatch": apart.abs().sum(), "sampled": inside.sum()}
