@@ -40,20 +40,24 @@ class Packing:
     def boundaries(self) -> Tensor:
         """0 and the cumulative lengths, int32 [R + 1]."""
         ends = torch.cat([torch.zeros(1, dtype=torch.int64), self.lengths.cumsum(0)])
-        return ends.to(self.device, torch.int32)
+        return ends.to(self.device, torch.int32, non_blocking=True)
 
     @cached_property
     def cells(self) -> Tensor:
         """Position of every token in the padded [R x longest] layout, int64 [total]."""
-        rows = torch.repeat_interleave(torch.arange(len(self.lengths)), self.lengths)
-        starts = self.lengths.cumsum(0) - self.lengths
-        columns = torch.arange(int(self.lengths.sum())) - starts[rows]
-        return (rows * self.longest + columns).to(self.device)
+        starts = torch.arange(len(self.lengths)) * self.longest
+        return spans(starts, self.lengths).to(self.device, non_blocking=True)
 
     @cached_property
     def positions(self) -> Tensor:
         """Position of every token in its row, int64 [1, total]."""
         return (self.cells % self.longest)[None]
+
+
+def spans(starts: Tensor, lengths: Tensor) -> Tensor:
+    """start, start + 1, … of each span, one span after another; int64 [sum of lengths]."""
+    before = lengths.cumsum(0) - lengths
+    return torch.arange(int(lengths.sum())) + torch.repeat_interleave(starts - before, lengths)
 
 
 def attend(

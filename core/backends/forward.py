@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from didact.core.backends.attention import NAME, Packing
+from didact.core.backends.attention import NAME, Packing, spans
 from didact.core.backends.models import ValueModel
 from didact.core.errors import RecipeError
 from didact.core.phase import READOUTS
@@ -95,18 +95,24 @@ class Readouts(nn.Module):
             )
         hidden, places = self._hidden(rows)
         read = hidden.index_select(0, places)
-        targets = torch.cat([response for _, response in rows]).to(self.device)
+        targets = self._there(torch.cat([response for _, response in rows]))
         made = [name for name in names if name not in RANK_STRIDES]  # the ranks sort last
         flat = self._in_chunks(read, targets, made, watched - live) if made else None
         if len(made) < len(names):
             sizes = [len(response) for _, response in rows]
             flat = _with_ranks(flat, read.detach(), sizes, names[len(made) :])
         assert flat is not None
-        cells, width = _cells([len(response) for _, response in rows])
+        lengths = torch.tensor([len(response) for _, response in rows])
+        width = int(lengths.max())
         if not width:
             return hidden.sum() * hidden.new_zeros(len(rows), 0, len(names))
+        cells = self._there(spans(torch.arange(len(rows)) * width, lengths))
         out = flat.new_zeros(len(rows) * width, len(names))
-        return out.index_copy(0, cells.to(self.device), flat).view(len(rows), width, len(names))
+        return out.index_copy(0, cells, flat).view(len(rows), width, len(names))
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        """On the model's device. A plain copy would first wait for all that the GPU has to do."""
+        return tensor.to(self.device, non_blocking=True)
 
     def _hidden(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """Hidden states of all positions [N, H], and which of them are read, int64 [sum T]."""
@@ -114,21 +120,19 @@ class Readouts(nn.Module):
         lengths = torch.tensor([len(tokens) for tokens in fed])
         body = self.model.model if self.has_values else self.model.base_model
         if self.packing:
-            starts = (lengths.cumsum(0) - lengths).tolist()
+            starts = lengths.cumsum(0) - lengths
             packing = Packing(lengths, self.device)
-            ids = torch.cat(fed)[None].to(self.device)
+            ids = self._there(torch.cat(fed)[None])
             options = _packed_options(self.model.config._attn_implementation, packing)
             out = body(ids, position_ids=packing.positions, use_cache=False, **options)
         else:
             longest = int(lengths.max())
-            starts = [at * longest for at in range(len(rows))]
-            ids = nn.utils.rnn.pad_sequence(fed, batch_first=True).to(self.device)
+            starts = torch.arange(len(rows)) * longest
+            ids = self._there(nn.utils.rnn.pad_sequence(fed, batch_first=True))
             out = body(ids, use_cache=False)
-        reads = [
-            torch.arange(start + len(c) - 1, start + len(c) - 1 + len(r))
-            for start, (c, r) in zip(starts, rows, strict=True)
-        ]
-        return out.last_hidden_state.flatten(0, 1), torch.cat(reads).to(self.device)
+        firsts = starts + torch.tensor([len(context) - 1 for context, _ in rows])
+        read = spans(firsts, torch.tensor([len(response) for _, response in rows]))
+        return out.last_hidden_state.flatten(0, 1), self._there(read)
 
     def _in_chunks(
         self, hidden: Tensor, targets: Tensor, names: Sequence[str], watched: Names
@@ -220,13 +224,6 @@ def _packed_options(implementation: str, packing: Packing) -> dict[str, Any]:
             "max_length_k": longest,
         }
     return {}  # transformers finds the boundaries in position_ids, and makes a dense mask
-
-
-def _cells(lengths: Sequence[int]) -> tuple[Tensor, int]:
-    """Where flat response tokens lie in the padded [B x T] layout, and T."""
-    width = max(lengths)
-    cells = [torch.arange(at * width, at * width + size) for at, size in enumerate(lengths)]
-    return torch.cat(cells), width
 
 
 @torch.no_grad()
