@@ -114,11 +114,16 @@ def turn_progress(
     """alpha x progress + beta x grounding at the last token of each turn. SPA, arXiv:2505.20732.
 
     Args:
-        progress: the predicted contribution of a turn at its last loss token, [N, T].
-        grounding: 1 where the turn's action could be executed, at the same token, [N, T].
+        progress: the predicted contribution of a turn at its last loss token, [N, T]; or the same
+            for every turn, [N], as the released script has the leave-one-out reward.
+        grounding: 1 where the turn's action could be executed, at the same token, [N, T] or [N].
         countdown: as the released code (`turn_rewards`), which gives the last turn 0.
     """
     ends = shaping.turn_ends(mask)
+    progress, grounding = (
+        given if given.dim() == 2 else given[:, None].expand(mask.shape)
+        for given in (progress, grounding)
+    )
     score = shaping.progress_score(progress, grounding, alpha=alpha, beta=beta)
     turns = at_steps(score, ends)
     return {"token_rewards": shaping.turn_rewards(turns, mask, countdown=countdown)}

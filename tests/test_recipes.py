@@ -63,6 +63,7 @@ SMALL = {
     "relift": ["phases.sft.when.at_least=2", "phases.sft.draw=2"],
     "relift_paper": ["phases.sft.when.at_least=2", "phases.sft.draw=2"],
     "relift_released": ["phases.sft.when.at_least=2", "phases.sft.draw=2"],
+    "spa_released": [f"experience.0.rollout.environment.reward={REWARD}"],
     "san": [f"experience.0.rollout.environment.reward={REWARD}"],
     "sft_rl": [
         "phases.sft.when.last=0",

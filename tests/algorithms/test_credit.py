@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from didact.algorithms import credit, redistribution, shaping
+from didact.algorithms import credit, kl_reward, redistribution, shaping
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "update_rules"
 PAPERS = json.loads((GOLDEN / "paper_formula_vectors_shaping.json").read_text())["cases"]
@@ -77,7 +77,7 @@ def test_the_best_of_k_is_a_better_prover():
 
 @pytest.mark.parametrize("case", [c for c in SPA if c["case"].startswith("spa")])
 def test_progress_is_placed_as_spa_places_it(case):
-    """Without the KL penalty of the release, which `reward_minus_kl` adds."""
+    """And with `reward_minus_kl` after it these are the rewards of the release, on loss tokens."""
     given = case["inputs"]
     mask = t(given["masks"]).bool()
     progress = torch.zeros(mask.shape, dtype=torch.float64)
@@ -91,6 +91,15 @@ def test_progress_is_placed_as_spa_places_it(case):
     width = max(map(len, given["step_scores"]))
     scores = t([[*row, *[0.0] * (width - len(row))] for row in given["step_scores"]])
     close(made["token_rewards"], shaping.turn_rewards(scores, mask, countdown=True))
+    rewards = kl_reward.reward_minus_kl(
+        made["token_rewards"],
+        mask,
+        t(given["logprobs"]),
+        t(given["ref_logprobs"]),
+        beta=case["args"]["kl_coef"],
+    )["token_rewards"]
+    released = torch.where(mask, t(case["outputs"]["rewards"]), 0.0)
+    torch.testing.assert_close(rewards, released, rtol=0, atol=1e-7)
 
 
 def test_turns_are_runs_of_loss_tokens():
@@ -98,6 +107,13 @@ def test_turns_are_runs_of_loss_tokens():
     assert credit.turn_steps(mask)["step_end"].tolist() == [[0, 1, 0, 1, 0]]
     made = credit.turn_progress(mask, t([[9, 0.5, 9, 0.25, 9]]), t([[1, 1, 1, 0, 1]]))
     close(made["token_rewards"], [[0, 0.5 + 0.5, 0, 0.25, 0]])
+
+
+def test_one_number_for_all_turns_counts_down_to_nothing_at_the_last():
+    """The released script of SPA: three turns get twice, once and not at all the response's 0.5."""
+    mask = torch.tensor([[True, False, True, True, False, True]])
+    made = credit.turn_progress(mask, t([0.5]), t([1.0]), beta=0.0, countdown=True)
+    close(made["token_rewards"], [[1.0, 0, 0, 0.5, 0, 0]])
 
 
 @pytest.mark.parametrize("per_step", [True, False])
