@@ -98,7 +98,7 @@ class TextRenderer:
 
     def text(self, tokens: Tensor) -> str:
         """Decoded without special tokens."""
-        out: str = self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        out: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
         return out
 
     @property
