@@ -120,23 +120,29 @@ def _seed_caveats(baseline: str, evidence: Evidence) -> list[str]:
     single = [label for label, count in counts.items() if count == 1]
     if single:
         out.append(
-            f"Seed variance is unknown for {', '.join(single)}: with one seed the intervals are "
-            "over questions only, and another seed may move a result by more than they say."
+            f"Seed variance is unknown for {_named(single, counts)}: with one seed the "
+            "intervals are over questions only, and another seed may move a result by more than "
+            "they say."
         )
     double = [label for label, count in counts.items() if count == 2]
     if double:
         out.append(
-            f"Only two seeds for {', '.join(double)}: their variance is hardly known, and the 5 % "
-            "test rejects too often then (in simulations up to 12 % under no difference)."
+            f"Only two seeds for {_named(double, counts)}: their variance is hardly known, and "
+            "the 5 % test rejects too often then (in simulations up to 12 % under no difference)."
         )
     if baseline not in counts:
         return [*out, f"The baseline {baseline} has no final evaluation: no differences are shown."]
     unlike = [k for k in counts if set(evidence.seeds[k]) != set(evidence.seeds[baseline])]
     if unlike:
         out.append(
-            f"Other seeds than the baseline's: {', '.join(unlike)}. Their seeds are not paired."
+            f"Other seeds than the baseline's: {_named(unlike, counts)}. They are not paired."
         )
     return out
+
+
+def _named(labels: Sequence[str], every: Sequence[str] | Mapping[str, object]) -> str:
+    """Labels in a sentence; they may have commas."""
+    return "every method" if len(labels) == len(every) > 3 else "; ".join(labels)
 
 
 def _question_caveats(evidence: Evidence) -> list[str]:

@@ -150,10 +150,10 @@ def budget_notices(found: Sequence[Cost], baseline: str, budget: str | None) -> 
         if unlike and axis == budget:
             out.append(
                 f"The budget was to be equal in {axis} but is not; against {baseline}: "
-                f"{', '.join(unlike)}. Differences in accuracy may come from that."
+                f"{'; '.join(unlike)}. Differences in accuracy may come from that."
             )
         elif unlike:
-            out.append(f"Budgets differ in {axis}; against {baseline}: {', '.join(unlike)}.")
+            out.append(f"Budgets differ in {axis}; against {baseline}: {'; '.join(unlike)}.")
     return out
 
 

@@ -49,9 +49,11 @@
   }
   const config = { responsive: true, displayModeBar: false, displaylogo: false };
   const drawn = new Map();
+  const hidden = new Set();
 
   function draw(node, traces, frame) {
-    drawn.set(node, () => Plotly.react(node, traces(), frame(), config));
+    const seen = () => traces().filter((trace) => !hidden.has(trace.name));
+    drawn.set(node, () => Plotly.react(node, seen(), frame(), config));
     drawn.get(node)();
   }
   const shifted = (at, of, label) => at + (of > 1 ? (label / (of - 1) - 0.5) * 0.55 : 0);
@@ -184,7 +186,7 @@
         const thin = one.all
           .filter((run) => !run.finished || (singles && one.all.length > 1))
           .map((run) => ({
-            type: "scatter", mode: "lines", x: run.x, y: run.y, opacity: 0.45,
+            type: "scatter", mode: "lines", name: one.label, x: run.x, y: run.y, opacity: 0.45,
             line: { color, width: 1, dash: run.finished ? "solid" : "dot" },
             text: run.x.map(() => `${one.label}, seed ${run.seed}${run.finished ? "" : ", not finished"}`),
             hoverinfo: "text+x+y",
@@ -214,6 +216,20 @@
     update();
   }
 
+  // A click hides a method in all charts, or shows it again; a double click shows it alone.
+  function hide(labels) {
+    hidden.clear();
+    for (const label of labels) hidden.add(label);
+    for (const key of document.querySelectorAll(".legend button"))
+      key.setAttribute("aria-pressed", !hidden.has(key.dataset.label));
+    for (const again of drawn.values()) again();
+  }
+  const without = (label) => data.labels.filter((other) => other !== label);
+  const toggle = (label) =>
+    hide(data.labels.filter((other) => hidden.has(other) !== (other === label)));
+  const isolate = (label) =>
+    hide(!hidden.has(label) && hidden.size === data.labels.length - 1 ? [] : without(label));
+
   function legend(node) {
     for (const label of data.labels) {
       const { color, dash, marker } = look(label);
@@ -238,7 +254,13 @@
         svg.append(path);
       }
       const said = label === data.baseline ? `${label} (baseline)` : label;
-      node.append(make("li", {}, svg, make("span", {}, said)));
+      const key = make("button", {
+        type: "button", "data-label": label, "aria-pressed": String(!hidden.has(label)),
+        title: "Hides or shows it; a double click shows it alone",
+      }, svg, make("span", {}, said));
+      key.addEventListener("click", () => toggle(label));
+      key.addEventListener("dblclick", () => isolate(label));
+      node.append(make("li", {}, key));
     }
   }
 

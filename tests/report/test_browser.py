@@ -150,6 +150,26 @@ def options(page):
     return page.run("[...document.querySelectorAll('#axis option')].map((o) => o.text)")
 
 
+def test_methods_are_hidden_and_shown_in_all_charts_by_the_legend(page):
+    page.load()
+    labels = "[...document.querySelectorAll('.js-plotly-plot')].map(p => p.data.map(t => t.name))"
+    page.wait("document.querySelectorAll('#results .js-plotly-plot').length > 0")
+    (first,) = page.run(labels)
+    assert first == ["grpo", "relift"]
+    key = page.one("#results .legend button")
+    key.click()
+    assert page.run(labels) == [["relift"]] and key.get_attribute("aria-pressed") == "false"
+    page.open("pass@k")
+    page.wait("document.querySelectorAll('#pass .js-plotly-plot').length > 0")
+    assert all(names == ["relift"] for names in page.run(labels))
+    page.open("Results")
+    webdriver.ActionChains(page.driver).double_click(key).perform()
+    assert all(names == ["grpo"] for names in page.run(labels))
+    webdriver.ActionChains(page.driver).double_click(key).perform()
+    assert all(names == ["grpo", "relift"] for names in page.run(labels))
+    assert page.complaints() == []
+
+
 def test_the_browser_of_answers_pages_filters_and_searches(page):
     page.load()
     page.open("Answers")

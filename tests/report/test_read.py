@@ -87,7 +87,7 @@ def test_a_failed_run_says_so_with_its_error(comparison, tmp_path, made):
     assert "in no table: RunError: step 12: metric 'rl/loss' is nan." in text
     assert "relift, seed 2 is missing" in text
     assert "Seed variance is unknown for relift" in text
-    assert "Their seeds are not paired" in text
+    assert "They are not paired" in text
 
 
 def test_runs_with_other_questions_are_refused_with_the_difference(tmp_path, made, run):
