@@ -14,6 +14,7 @@ from didact.configs.compare import run_comparison
 from didact.configs.comparison import cells, load_comparison
 from didact.configs.document import locate
 from didact.configs.estimate import estimate
+from didact.configs.launch import train_recipe
 from didact.configs.load import load_recipe
 from didact.configs.summary import print_summary
 from didact.core.errors import RecipeError
@@ -222,15 +223,33 @@ def test_the_packaged_comparisons_are_valid(tmp_path):
         assert cells(load_comparison(name), tmp_path)
 
 
-def test_critiques_of_a_real_run_are_in_the_reports_browser(run):
-    folder = run("critique_grpo", "steps=2", "observers=[jsonl, trajectories]")
-    browser = training_samples(find_cells([folder]).read())
+@pytest.fixture(scope="module")
+def trajectories(tmp_path_factory):
+    """Runs of two methods with one seed that wrote down every group."""
+    out = tmp_path_factory.mktemp("runs")
+    told = "observers=[jsonl, {use: trajectories, every: 1, groups: 4}]"
+    for method in ("critique_grpo", "grpo"):
+        train_recipe(method, [*TINY, "steps=2", told], out=out / method, quiet=True)
+    return out
+
+
+def test_critiques_of_a_real_run_are_in_the_reports_browser(trajectories):
+    browser = training_samples(find_cells([trajectories / "critique_grpo"]).read())
     answers = [a for item in browser.items for method in item["methods"] for a in method["answers"]]
     told = {a["kind"]: a.get("critique") for a in answers}
     assert told["policy"][0].startswith(
         "indicative_with_answer: The answer is incorrect: it should"
     )
     assert "refinement" in told and not told["refinement"]
+
+
+def test_methods_with_one_seed_see_the_same_prompts_in_the_same_order(trajectories):
+    seen = []
+    for method in ("critique_grpo", "grpo"):
+        lines = (trajectories / method / "trajectories.jsonl").read_text().splitlines()
+        shown = [json.loads(line) for line in lines]
+        seen.append(list(dict.fromkeys((row["step"], row["prompt"]) for row in shown)))
+    assert seen[0] == seen[1] and len(seen[0]) == 8
 
 
 def test_a_shared_mapping_is_not_shared_between_methods(tmp_path):
