@@ -14,7 +14,7 @@ from didact.configs.document import Document
 from didact.configs.estimate import estimate
 from didact.configs.pool import Ended, Pool
 from didact.configs.summary import print_summary
-from didact.core.errors import DidactError, RecipeError
+from didact.core.errors import DidactError, RecipeError, RunError
 
 
 def run_comparison(
@@ -35,6 +35,9 @@ def run_comparison(
 
     Returns:
         The report, or None for a dry run.
+
+    Raises:
+        RunError: cells failed. The others are done, and the report is there.
     """
     comparison = load_comparison(source)
     if seeds:
@@ -67,8 +70,9 @@ def run_comparison(
 
     report = build_report([out], out)
     print_summary(todo)
-    for name, reason in failed.items():
-        console.say(f"failed: {name}: {reason}")
+    if failed:
+        said = "\n".join(f"failed: {name}: {reason}" for name, reason in failed.items())
+        raise RunError(f"{said}\n{len(failed)} of {len(todo)} cells failed; report: {report}")
     return report
 
 

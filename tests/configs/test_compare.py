@@ -17,7 +17,7 @@ from didact.configs.estimate import estimate
 from didact.configs.launch import train_recipe
 from didact.configs.load import load_recipe
 from didact.configs.summary import print_summary
-from didact.core.errors import RecipeError
+from didact.core.errors import RecipeError, RunError
 from didact.core.folder import RunFolder
 from didact.core.report import build_report, find_cells
 from didact.core.report.answers import training_samples
@@ -57,8 +57,10 @@ def finished(tmp_path_factory):
     """A comparison that was run once, with one method that fails."""
     folder = tmp_path_factory.mktemp("comparison")
     file = comparison(folder, METHODS)
-    report = run_comparison(file, folder / "out")
-    return file, folder / "out", report
+    with pytest.raises(RunError, match="2 of 8 cells failed; report: ") as failure:
+        run_comparison(file, folder / "out")
+    assert "failed: Broken / seed 0: problem 'letters/" in str(failure.value)
+    return file, folder / "out", Path(str(failure.value).rpartition("report: ")[2])
 
 
 def rows(out, label, seed=0):
