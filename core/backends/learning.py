@@ -128,7 +128,7 @@ def rows_of(rows: Sequence[Trajectory]) -> list[Row]:
 
 def size_of(row: Trajectory) -> int:
     """Tokens that are fed in for a row."""
-    return max(len(row.prompt.tokens) + len(row.tokens) - 1, 1)
+    return max(row.prompt.tokens.numel() + row.tokens.numel() - 1, 1)
 
 
 def micro_batches(
