@@ -15,7 +15,8 @@ from didact.plugins.manager import load
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "update_rules"
 REGISTRY = load(installed=False)
-VERL, TRINITY, REPOS = "verl_advantages", "trinity_advantages", "other_repos_advantages"
+VERL, TRINITY = "verl_advantages.json", "trinity_advantages.json"
+REPOS = "other_repos_advantages.json"
 PASS_AT_K = {"gamma": 1.0, "norm_adv_by_std_in_grpo": True}
 CASES = [
     ("grpo_deepseek", VERL, "grpo/outcome", {"norm_adv_by_std_in_grpo": True}),
@@ -48,7 +49,7 @@ def estimator_of(name):
 
 
 def cases_of(file, name, args):
-    content = json.loads((GOLDEN / f"{file}.json").read_text())
+    content = json.loads((GOLDEN / file).read_text())
 
     def value(x):
         if isinstance(x, str) and x.startswith("$"):

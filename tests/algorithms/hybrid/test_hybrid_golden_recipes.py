@@ -46,11 +46,11 @@ def test_chord(compose, recipe, at):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "file"), [("luffy", "luffy_mixed_loss"), ("rl_plus", "rl_plus_loss")]
+    ("recipe", "file"), [("luffy", "luffy_mixed_loss.json"), ("rl_plus", "rl_plus_loss.json")]
 )
 def test_demonstrations_in_the_group(compose, recipe, file):
     """The entropy bonus, which the released function does not have, is left out."""
-    data = compose.golden(f"hybrid/{file}.json")
+    data = compose.golden(f"hybrid/{file}")
     given, case = data["inputs"], data["cases"][0]
     advantages = data["advantages"]
     advantages = advantages["mixed_no_std"] if isinstance(advantages, dict) else advantages
