@@ -53,7 +53,7 @@ def memory(name: str) -> tuple[str, float]:
 def peak_memory() -> tuple[str, float]:
     """Whose memory, and its peak in GiB: a GPU's since the last call, else this process's so far.
 
-    The GPU's counts what torch has allocated in this process, an engine of vLLM in it included.
+    The GPU's counts what torch has allocated in this process.
     """
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**30

@@ -110,7 +110,7 @@ def made_run():
     prompt = Prompt("p", torch.tensor([1]), None)
     return Run(
         seed=0, generators={}, learners={}, frozen={}, buffers={}, world=Alone(),
-        renderer=SimpleNamespace(prompt=lambda problem: prompt),
+        renderer=SimpleNamespace(prompts=lambda problems: [prompt for _ in problems]),
         sampler=SimpleNamespace(draw=lambda step: ["p"]), sampling=Sampling(),
     )  # fmt: skip
 
