@@ -69,7 +69,7 @@ def footprint_apart(make, stage, dtype, checkpointing):
     settings = {"max_tokens": tokens, "logits": 256 * 1000, "gradient_checkpointing": checkpointing}
     learner = make(model, settings)
     draw = torch.Generator().manual_seed(0)
-    batch = Batch(tuple(row(1, draw, size=60) for _ in range(18)))
+    batch = Batch(tuple(row(1, draw, size=60) for _ in range(14)))
     rule = Sum([Term("sft", Bound(imitate))])
     learner.update(batch, rule, "main", 0)
     held = held_bytes() - before

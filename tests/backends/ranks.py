@@ -217,8 +217,7 @@ def short(stage, world, tokenizer):
 
 def footprints(tokenizer):
     """Predicted against measured memory, held and at the peak, by ZeRO stage and kind."""
-    kinds = [(1, "float32", False), (2, "bfloat16", False), (2, "float32", True)]
-    kinds += [(3, "bfloat16", True)]
+    kinds = [(1, "float32", False), (2, "float32", True), (3, "bfloat16", True)]
 
     def apart(stage, dtype, checkpointing):
         def made(model, settings):
