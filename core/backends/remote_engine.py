@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from didact.core.backends.endpoint import Endpoint
+from didact.core.backends.spread import spread
 from didact.core.backends.vllm_versions import Versions
 from didact.core.errors import RunError
 
@@ -64,10 +65,10 @@ class RemoteEngine:
             RunError: it lacks what that needs; the message says how to start it.
         """
         url = self.endpoint.url
-        release = self.endpoint.post("/version", [None])[0].get("version", "of no version")
+        release = spread([self.endpoint], "/version", [None])[0].get("version", "of no version")
         versions = Versions.of(str(release), f"serves {url}")
         try:
-            self.endpoint.post("/is_paused", [None])
+            spread([self.endpoint], "/is_paused", [None])
         except RunError as error:
             if "HTTP 404" not in str(error):
                 raise

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from didact.core.backends.endpoint import Endpoint
+from didact.core.backends.spread import named, spread
 
 Message = Mapping[str, str]
 
@@ -37,11 +38,11 @@ class ServerChat:
         if not conversations:
             return []
         fixed = {
-            "model": self.endpoint.named(self.served),
+            "model": named(self.endpoint, self.served),
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             **({} if self.seed is None else {"seed": self.seed}),
         }
         bodies = [{**fixed, "messages": [dict(m) for m in chat]} for chat in conversations]
-        answers = self.endpoint.post("/chat/completions", bodies)
+        answers = spread([self.endpoint], "/chat/completions", bodies)
         return [str(answer["choices"][0]["message"].get("content") or "") for answer in answers]

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 
 from didact.core.backends import server_sync
-from didact.core.backends.endpoint import Endpoint, spread
+from didact.core.backends.endpoint import Endpoint
 from didact.core.backends.models import ModelSpec
 from didact.core.backends.probe import THRESHOLDS, Probe, differing, said
+from didact.core.backends.spread import models, named, spread
 from didact.core.backends.vllm_engine import alike, described
 from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import Learner, Request, Sample, Sampling, World
@@ -83,7 +84,7 @@ class ServerGenerator:
             )
         self.servers = [Endpoint(each, timeout, retries, wait, concurrency, key) for each in urls]
         at_start = [replace(each, wait=min(wait, FIRST_CONTACT)) for each in self.servers]
-        self.served = at_start[0].named(served)
+        self.served = named(at_start[0], served)
         self.longest = min(_longest(each, self.served) for each in at_start)
         more_ends = described(spec, tokenizer)[1] if spec else []
         self.ends = sorted({int(tokenizer.eos_token_id), *more_ends})
@@ -243,7 +244,7 @@ def _longest(server: Endpoint, model: str) -> float:
     Raises:
         RunError: it serves no such model.
     """
-    served = {str(entry["id"]): entry for entry in server.models()}
+    served = {str(entry["id"]): entry for entry in models(server)}
     if model not in served:
         raise RunError(
             f"generator 'server': {server.url} serves {', '.join(served) or 'nothing'}, not "

@@ -14,6 +14,7 @@ import torch
 from didact.core.backends.endpoint import Endpoint
 from didact.core.backends.server_chat import ServerChat
 from didact.core.backends.server_generator import ServerGenerator
+from didact.core.backends.spread import spread
 from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import Failed, Request, Sampling
 from didact.core.types import Problem, Prompt, Trajectory
@@ -167,17 +168,17 @@ def test_a_request_that_fails_for_now_is_asked_again(failures):
 def test_a_request_that_is_wrong_is_not_asked_again():
     script = Script(completion, failures=[400])
     with serving(script) as port, pytest.raises(RunError, match=r"HTTP 400.*no, 400"):
-        endpoint(port).post("/completions", [{"prompt": [1]}])
+        spread([endpoint(port)], "/completions", [{"prompt": [1]}])
     assert len(script.seen) == 1
 
 
 def test_a_server_that_always_fails_is_given_up():
     script = Script(completion, failures=[500] * 20)
     with serving(script) as port, pytest.raises(RunError, match="gave up after 4 tries"):
-        endpoint(port, retries=3).post("/completions", [{"prompt": [1]}])
+        spread([endpoint(port, retries=3)], "/completions", [{"prompt": [1]}])
 
 
-def test_a_step_goes_on_when_a_lost_server_returns():
+def test_a_step_goes_on_when_a_lost_server_returns(caplog):
     """It dies with most of a step's requests unanswered, and comes back on the same port."""
     script = Script(completion, delay=0.02)
     samples = []
@@ -196,6 +197,8 @@ def test_a_step_goes_on_when_a_lost_server_returns():
         asking.join(20)
     assert [sample.tokens[0].item() for sample in samples] == [at + 10 for at in range(30)]
     assert len(script.seen) <= 30 + 2, "what was answered before was not asked again"
+    told = [record for record in caplog.records if "asking again" in record.getMessage()]
+    assert 1 <= len(told) <= 4, "not from every thread and try"
 
 
 def test_a_server_that_stays_down_ends_the_run_with_one_line():
@@ -203,28 +206,28 @@ def test_a_server_that_stays_down_ends_the_run_with_one_line():
         pass
     began = time.monotonic()
     with pytest.raises(RunError, match=r"no answer for 0.3 s .*refused.*--resume"):
-        endpoint(port, wait=0.3).post("/completions", [{"prompt": [1]}] * 5)
+        spread([endpoint(port, wait=0.3)], "/completions", [{"prompt": [1]}] * 5)
     assert time.monotonic() - began < 3
 
 
 def test_no_more_requests_are_under_way_than_allowed():
     script = Script(completion, delay=0.02)
     with serving(script) as port:
-        endpoint(port, concurrency=3).post("/completions", [{"prompt": [1]}] * 12)
+        spread([endpoint(port, concurrency=3)], "/completions", [{"prompt": [1]}] * 12)
     assert script.most == 3
 
 
 def test_a_slow_answer_counts_as_none():
     slow = Script(completion, delay=0.4)
     with serving(slow) as port, pytest.raises(RunError, match="timed out"):
-        endpoint(port, timeout=0.05, wait=0.1).post("/completions", [{"prompt": [1]}])
+        spread([endpoint(port, timeout=0.05, wait=0.1)], "/completions", [{"prompt": [1]}])
 
 
 def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("SOME_KEY", "abc")
     script = Script(completion)
     with serving(script) as port:
-        endpoint(port, key="SOME_KEY").post("/completions", [{"prompt": [1]}])
+        spread([endpoint(port, key="SOME_KEY")], "/completions", [{"prompt": [1]}])
     assert script.keys == ["Bearer abc"]
 
 
