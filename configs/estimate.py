@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from didact.configs.assemble import assemble
 from didact.configs.cells import State, fill_match, spent, state_of
 from didact.configs.comparison import Cell
+from didact.configs.counts import of_recipe
 from didact.configs.load import check
 from didact.core.folder import RunFolder
-from didact.core.stages import Rollout
 from didact.plugins.manager import load
 
 WORDS: dict[State, str] = {
@@ -53,15 +53,13 @@ def cost_of(cell: Cell, state: State, *, exact: bool) -> Cost:
     """What is left of a cell; not exact: its budget will be known when another cell has ended."""
     registry = load()
     recipe = check(cell.document, registry)
-    stages = assemble(recipe, registry, cell.document).experience.stages
-    each = sum(int(getattr(s.source, "n", 1)) for _, s in stages if isinstance(s, Rollout))
-    prompts = getattr(recipe.sampler.params, "prompts", None)
+    most = of_recipe(recipe, assemble(recipe, registry, cell.document))
     states = cell.folder.states() if state == "begun" else []
     steps = recipe.steps - (states[-1][0] if states else 0)
     bounded = not exact or recipe.budget.model_dump(exclude_none=True)
-    answers = f"{each} {'trajectory' if each == 1 else 'trajectories'}"
+    answers = f"{most.members} {'trajectory' if most.members == 1 else 'trajectories'}"
     work = (
-        f"{'at most ' if bounded else ''}{steps} steps x {prompts or 'some'} prompts x {answers} "
+        f"{'at most ' if bounded else ''}{steps} steps x {most.groups or 'some'} prompts x {answers} "
         f"of at most {recipe.sampling.max_tokens} tokens"
     )
     paces = {name: value for name, value in _paces(cell) if value is not None}
