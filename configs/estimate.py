@@ -58,8 +58,9 @@ def cost_of(cell: Cell, state: State, *, exact: bool) -> Cost:
     steps = recipe.steps - (states[-1][0] if states else 0)
     bounded = not exact or recipe.budget.model_dump(exclude_none=True)
     answers = f"{most.members} {'trajectory' if most.members == 1 else 'trajectories'}"
+    prompts = most.groups or "some"
     work = (
-        f"{'at most ' if bounded else ''}{steps} steps x {most.groups or 'some'} prompts x {answers} "
+        f"{'at most ' if bounded else ''}{steps} steps x {prompts} prompts x {answers} "
         f"of at most {recipe.sampling.max_tokens} tokens"
     )
     paces = {name: value for name, value in _paces(cell) if value is not None}
