@@ -1,6 +1,7 @@
 """A real engine in a process of its own, and one in each of two ranks."""
 
 import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -89,6 +90,17 @@ def test_two_ranks_of_the_deepspeed_launcher_with_an_engine_each_share_the_work(
     hosts = tmp_path / "hostfile"
     hosts.write_text("localhost slots=2\n")
     launcher = ["-m", "deepspeed.launcher.runner", "--hostfile", str(hosts), "--no_local_rank"]
-    launcher += ["--no_ssh", "--node_rank", "0", "--master_addr", "127.0.0.1"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launcher += [
+        "--no_ssh",
+        "--node_rank",
+        "0",
+        "--master_addr",
+        "127.0.0.1",
+        "--master_port",
+        port,
+    ]
     said = run(tmp_path, RANKS, launcher)
     assert "rank 0 of 2 same True" in said and "rank 1 of 2 same True" in said

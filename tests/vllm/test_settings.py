@@ -1,11 +1,14 @@
 """Settings that cannot work are refused before an engine starts, with FAKE configurations."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 
+from didact.configs import engines
 from didact.core.backends import vllm_engine
-from didact.core.errors import RecipeError
+from didact.core.backends.hf_generator import HFGenerator
+from didact.core.errors import DidactError, RecipeError
 
 
 def config(**changes):
@@ -73,3 +76,27 @@ def test_logprobs_of_a_flat_output_are_the_sampled_tokens():
     """The engine may add the most probable token's number after the sampled one's."""
     kept = SimpleNamespace(logprobs=[-1.0, -0.5, -2.0], start_indices=[0, 2])
     assert vllm_engine.sampled_logprobs(SimpleNamespace(logprobs=kept)) == [-1.0, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("generator", "said"),
+    [
+        ("{use: server, url: 'http://127.0.0.1:9/v1'}", "sync=folder or nccl"),
+        ("{use: server, url: 'http://127.0.0.1:9/v1', sync: folder, wait: 0}", "no answer for 0 s"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_weights_are_loaded(run, monkeypatch, generator, said):
+    monkeypatch.setattr(engines, "load_model", lambda *about: pytest.fail("weights were loaded"))
+    with pytest.raises(DidactError, match=said):
+        run("grpo", f"generator={generator}")
+
+
+def test_what_a_generator_reports_of_a_sync_is_a_metric(run, monkeypatch):
+    def sync(self, learner):
+        self.resume(learner, self.version + 1)
+        return {"mismatch/probe": 1.0}
+
+    monkeypatch.setattr(HFGenerator, "sync", sync)
+    folder = run("grpo", "steps=1")
+    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["policy/mismatch/probe"] == 1.0
