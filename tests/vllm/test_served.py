@@ -146,7 +146,7 @@ def test_another_run_that_takes_a_server_over_is_noticed(tiny, followed, servers
     other = ServerGenerator(tokenizer, url=servers[0].url, sync="folder", probe=None)
     other.resume(learner, 0)
     with pytest.raises(RunError, match="another run gave"):
-        made.generate(requests, Sampling(max_tokens=2))
+        made._from(made.servers[:1], requests, Sampling(max_tokens=2))
     made.resume(learner, 1)
 
 
