@@ -9,6 +9,7 @@ import torch
 
 from didact.core.backends.hf_generator import HFGenerator
 from didact.core.backends.models import load_model
+from didact.core.backends.probe import Probe
 from didact.core.backends.vllm_generator import VllmGenerator
 from didact.core.errors import RunError
 from didact.core.protocols import Request, Sampling
@@ -38,21 +39,18 @@ def served(engine, learner):
     return engine
 
 
-def rows_of(requests, samples):
-    return [
-        Trajectory(
-            Prompt("p", request.context, Problem("p", "")),
-            sample.tokens,
-            torch.ones(len(sample.tokens), dtype=torch.bool),
-            "policy",
-        )
-        for request, sample in zip(requests, samples, strict=True)
-    ]
-
-
 def learners_logprobs(learner, requests, samples):
-    rows = learner.freeze(rows_of(requests, samples), frozenset({"old_logprobs"}))
+    rows = [
+        Trajectory(Prompt("p", r.context, Problem("p", "")), s.tokens, s.tokens >= 0, "policy")
+        for r, s in zip(requests, samples, strict=True)
+    ]
+    rows = learner.freeze(rows, frozenset({"old_logprobs"}))
     return [row.columns["old_logprobs"] for row in rows]
+
+
+def agree(learner, requests, samples):
+    pairs = zip(samples, learners_logprobs(learner, requests, samples), strict=True)
+    return all(torch.allclose(sample.logprobs, ours, atol=1e-4) for sample, ours in pairs)
 
 
 @contextmanager
@@ -140,12 +138,20 @@ def test_a_seed_gives_its_sample_whatever_stands_beside_it(served, requests):
     assert twins[0].tokens.tolist() != twins[1].tokens.tolist()
 
 
+def test_without_seeds_samples_of_one_prompt_come_from_one_request(learner, served, requests):
+    twice = [requests[at] for at in (0, 1, 0, 2, 0)]
+    served.seeded = False
+    samples = served.generate(twice, Sampling(max_tokens=20))
+    served.seeded = True
+    assert len({tuple(samples[at].tokens.tolist()) for at in (0, 2, 4)}) == 3
+    assert agree(learner, twice, samples)
+
+
 def test_more_prompt_tokens_than_the_engine_reads_at_once_are_fine(learner, served):
     draw = torch.Generator().manual_seed(2)
     many = [Request(torch.randint(3, 99, (130,), generator=draw), seed=at) for at in range(40)]
     samples = served.generate(many, Sampling(max_tokens=3))
-    for sample, ours in zip(samples, learners_logprobs(learner, many, samples), strict=True):
-        assert torch.allclose(sample.logprobs, ours, atol=1e-4)
+    assert agree(learner, many, samples)
 
 
 def test_a_response_ends_with_its_end_token_or_is_truncated(tokenizer, served, requests):
@@ -168,16 +174,11 @@ def test_sync_brings_new_weights_and_counts(learner, served, requests):
         served.sync(learner)
         samples = served.generate(requests, Sampling(max_tokens=8))
         assert {s.version for s in samples} == {1} and served.version == 1
-        for sample, ours in zip(
-            samples, learners_logprobs(learner, requests, samples), strict=True
-        ):
-            assert torch.allclose(sample.logprobs, ours, atol=1e-4)
+        assert agree(learner, requests, samples)
 
 
 def probed(engine, spec):
     """The engine with its probe as it would be by default."""
-    from didact.core.backends.probe import Probe
-
     engine.probe = Probe(99, 1.0, 1e-4)
     return engine
 
@@ -289,10 +290,6 @@ def test_an_engine_at_rest_gets_weights_before_its_cache(learner, served, reques
     assert {s.version for s in samples} == {int(use == "sync")}
 
 
-def test_rest_does_nothing_without_sleep(served):
+def test_nothing_asked_gives_nothing_and_rest_without_sleep_does_nothing(served):
     served.rest()
-    assert not served.asleep
-
-
-def test_nothing_asked_gives_nothing(served):
-    assert list(served.generate([], Sampling())) == []
+    assert not served.asleep and list(served.generate([], Sampling())) == []
