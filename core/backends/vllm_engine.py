@@ -87,10 +87,13 @@ def usable() -> bool:
         os.environ.setdefault(name, value)
     try:
         from vllm.platforms import current_platform
-    except ImportError as error:
-        if (error.name or "").split(".")[0] == "vllm":
+    except (ImportError, OSError) as error:
+        if (getattr(error, "name", None) or "").split(".")[0] == "vllm":
             raise RunError(NOT_INSTALLED) from None
-        raise RunError(f"generator 'vllm': vLLM cannot be imported: {error}") from None
+        raise RunError(
+            f"generator 'vllm': vLLM cannot be imported: {error}. It was built for another "
+            f"torch or driver (see `nvidia-smi`): pip install 'didact[gpu]' again, or use `generator=hf`."
+        ) from None
     if current_platform.is_cpu():
         return False
     if not torch.cuda.is_available():

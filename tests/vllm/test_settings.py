@@ -1,5 +1,6 @@
 """Settings that cannot work are refused before an engine starts, with FAKE configurations."""
 
+import builtins
 import json
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 from didact.configs import engines
 from didact.core.backends import vllm_engine
 from didact.core.backends.hf_generator import HFGenerator
-from didact.core.errors import DidactError, RecipeError
+from didact.core.errors import DidactError, RecipeError, RunError
 
 
 def config(**changes):
@@ -56,6 +57,26 @@ def test_more_gpus_than_there_are_cannot_be_asked_for(gpus):
 def test_ranks_have_an_engine_each(gpus, setting):
     with pytest.raises(RecipeError, match="each has an engine of its own"):
         settings(ranks=2, **setting).check(config())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImportError("no module", name="vllm"), r"not installed here.*pip install 'didact\[gpu\]'"),
+        (OSError("libcuda.so.1: cannot open"), "libcuda.so.1.*another torch or driver.*hf"),
+    ],
+)
+def test_a_vllm_that_cannot_be_imported_is_said_with_the_remedy(monkeypatch, error, said):
+    imported = builtins.__import__
+
+    def failing(name, *about):
+        if name.startswith("vllm"):
+            raise error
+        return imported(name, *about)
+
+    monkeypatch.setattr(builtins, "__import__", failing)
+    with pytest.raises(RunError, match=said):
+        vllm_engine.usable.__wrapped__()
 
 
 def test_an_engine_on_gpus_is_told_how_much_memory(gpus):
