@@ -74,6 +74,8 @@ def open_recipe(
             frozen[name] = lora.WithoutAdapters(learners["policy"], models["policy"])
         else:
             frozen[name] = engine(name, load_model(specs[name], tokenizer), optimizers={})
+    for learner in learners.values():
+        learner.rest()
     for name, generator in generators.items():
         generator.resume(learners[name], 0)
     run = Run(

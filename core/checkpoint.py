@@ -56,8 +56,11 @@ def load(path: Path, run: Run, parts: Mapping[str, Stateful]) -> int:
     if set(state["parts"]) != set(parts):
         odd = set(state["parts"]) ^ set(parts)
         raise RunError(f"{path}: was written with other parts: {', '.join(sorted(odd))}.")
+    for generator in run.generators.values():
+        generator.rest()  # memory is the learners' while they load, as it is while they learn
     for name, learner in run.learners.items():
         learner.load_state_dict(state["learners"][name])
+        learner.rest()
     for where, part in parts.items():
         part.load_state_dict(state["parts"][where])
     for name, generator in run.generators.items():

@@ -238,13 +238,12 @@ class DeepSpeedLearner:
 
     def state_dict(self) -> State:
         """This rank's share of parameters and moments, step counts and random states."""
-        self.shelf.wake()
-        parts = self._partitions
+        parts, copied = self._partitions, self.shelf.copied
         return {
             "stage": self.stage,
             "world": self.world.size,
-            "partitions": [part.detach().cpu().clone() for part in parts],
-            "optimizer": self.optimizer.dump(parts) if self.optimizer else {},
+            "partitions": [copied(part) for part in parts],
+            "optimizer": self.optimizer.dump(parts, copied) if self.optimizer else {},
             "scalars": self.scalars.state_dict(),
             "random": engines.random_state(),
             "max_tokens": self.budget.tokens,

@@ -151,17 +151,17 @@ class NamedAdamW(torch.optim.Optimizer):
             for first, second, _ in moments.values():
                 yield from (first, second)
 
-    def dump(self, params: Iterable[Tensor]) -> dict[str, Any]:
-        """Moments in the order of `params` and step counts, as tensors and plain data."""
+    def dump(self, params: Iterable[Tensor], copied: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Moments in the order of `params` and step counts, as tensors and plain data.
+
+        Args:
+            copied: brings a tensor's values to the host.
+        """
         order = list(params)
         return {
             "steps": dict(self.steps),
             "moments": {
-                name: [
-                    [part.detach().to("cpu", copy=True) for part in held[p]]
-                    for p in order
-                    if p in held
-                ]
+                name: [[copied(part) for part in held[p]] for p in order if p in held]
                 for name, held in self.moments.items()
             },
         }

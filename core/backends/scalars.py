@@ -96,8 +96,8 @@ class Scalars:
         """Values and moments by name."""
         return {
             name: {
-                "value": self._value(name).detach().cpu().clone(),
-                "optimizer": adam.dump([self._value(name)]),
+                "value": _copied(self._value(name)),
+                "optimizer": adam.dump([self._value(name)], _copied),
             }
             for name, adam in self.held.items()
         }
@@ -107,3 +107,7 @@ class Scalars:
         for name, kept in state.items():
             self._hold(name, kept["value"])
             self.held[name].restore([self._value(name)], kept["optimizer"])
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)

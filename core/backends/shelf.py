@@ -62,6 +62,16 @@ class Shelf:
             _bytes(storage).copy_(host, non_blocking=True)
         self.resting = False
 
+    def copied(self, tensor: Tensor) -> Tensor:
+        """A copy of its values on the host; one that rests goes on to rest."""
+        kept = self.kept.get(tensor.untyped_storage()._cdata) if self.resting else None
+        if kept is None:
+            return tensor.detach().to("cpu", copy=True)
+        values = torch.empty(0, dtype=tensor.dtype).set_(
+            kept[1].untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride()
+        )
+        return values.clone()
+
 
 def _bytes(storage: UntypedStorage) -> Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)

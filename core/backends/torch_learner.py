@@ -190,10 +190,10 @@ class TorchLearner:
 
     def state_dict(self) -> State:
         """Parameters, moments, step counts and random states: enough to continue bitwise."""
-        self.shelf.wake()
+        copied = self.shelf.copied
         return {
-            "masters": [master.detach().cpu().clone() for master in self.masters],
-            "optimizer": self.optimizer.dump(self.masters) if self.optimizer else {},
+            "masters": [copied(master) for master in self.masters],
+            "optimizer": self.optimizer.dump(self.masters, copied) if self.optimizer else {},
             "scalars": self.scalars.state_dict(),
             "random": engines.random_state(),
             "max_tokens": self.budget.tokens,

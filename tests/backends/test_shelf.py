@@ -27,6 +27,21 @@ def test_storages_are_emptied_and_filled_again_for_all_their_views():
     assert whole[4] == 5.0
 
 
+def test_a_resting_tensor_is_copied_without_being_woken():
+    whole, awake = torch.arange(12.0).bfloat16(), torch.ones(2)
+    across = whole.view(3, 4)[1:].t()
+    shelf = Shelf(torch.device("cpu"))
+    expected = across.clone()
+    shelf.rest([whole])
+    copies = shelf.copied(across), shelf.copied(awake)
+    assert torch.equal(copies[0], expected) and torch.equal(copies[1], awake)
+    assert whole.untyped_storage().nbytes() == 0
+    for copy in copies:
+        copy.zero_()
+    shelf.wake()
+    assert torch.equal(across, expected) and awake.all()
+
+
 def test_host_memory_is_used_again():
     shelf, tensor = Shelf(torch.device("cpu")), torch.ones(5)
     places = []
@@ -61,7 +76,9 @@ def test_a_learner_that_rests_learns_bitwise_what_one_that_does_not_learns(
         for a, b in zip(rests.weights(), stays.weights(), strict=True):
             assert torch.equal(a[1], b[1])
         rests.freeze(mixed(at).rows, frozenset({"ref_logprobs"}))
+    state = rests.state_dict()
+    assert all(t.untyped_storage().nbytes() == 0 for t in rests._resting())  # it is not woken
     again = made(True)
-    again.load_state_dict(rests.state_dict())
+    again.load_state_dict(state)
     again.rest()
     assert step(again, 4) == step(stays, 4)

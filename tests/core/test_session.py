@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from didact.core.backends.torch_learner import TorchLearner
 from didact.core.errors import RecipeError, RunError
 
 LEARNS = ("rewards={correct: letters_answer, short: {use: linear_length, per: 100, weight: 0.1}}",)
@@ -60,6 +61,38 @@ def test_the_test_above_would_notice_a_lost_optimizer_state(run, tmp_path, monke
     shutil.rmtree(tmp_path / "halves" / "final")
     halves = run("relift", *RELIFT, "checkpoint.every=2", folder="halves", resume=True)
     assert any(not torch.equal(a, parameters(halves)[n]) for n, a in parameters(whole).items())
+
+
+def test_with_offload_a_learner_rests_whenever_its_generator_works(run, monkeypatch):
+    from didact.core.backends.hf_generator import HFGenerator
+
+    held = []
+    followed: dict[HFGenerator, TorchLearner] = {}
+    resume, generate = HFGenerator.resume, HFGenerator.generate
+
+    def noted(generator):
+        held.append(sum(t.untyped_storage().nbytes() for t in followed[generator]._resting()))
+
+    def resumed(self, learner, version):
+        followed[self] = learner
+        noted(self)
+        resume(self, learner, version)
+
+    def generated(self, requests, sampling):
+        noted(self)
+        return generate(self, requests, sampling)
+
+    monkeypatch.setattr(HFGenerator, "resume", resumed)
+    monkeypatch.setattr(HFGenerator, "generate", generated)
+    half = (
+        "evaluation=null",
+        "models.policy.dtype=bfloat16",
+        "learner={use: torch, offload: true}",
+    )
+    folder = run("grpo", "steps=2", "checkpoint.every=1", *half, *LEARNS)
+    shutil.rmtree(folder / "final")
+    run("grpo", "steps=2", "checkpoint.every=1", *half, *LEARNS, resume=True)
+    assert len(held) > 4 and set(held) == {0}
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(run):
