@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import TypeVar
 
 from didact.core.protocols import Names
@@ -12,7 +12,6 @@ from didact.core.protocols import Names
 F = TypeVar("F", bound=Callable[..., object])
 
 
-@cache
 def columns_of(function: Callable[..., object]) -> tuple[str, ...]:
     """The positional parameters of a loss, weight or estimator: the columns it reads."""
     plain = inspect.isroutine(function) or isinstance(function, partial)

@@ -55,6 +55,20 @@ def written(groups, name="advantages"):
     return [[m.signals.get(name) for m in g.members] for g in groups]
 
 
+@dataclass
+class Scaled:
+    """An estimator with a list among its settings: an object without a hash."""
+
+    scales: list = field(default_factory=lambda: [0.5, 4.0])
+
+    def __call__(self, rewards, groups):
+        return mean_free(rewards, groups) * torch.tensor(self.scales).prod()
+
+
+def test_an_estimator_need_not_be_hashable():
+    assert written(Annotate(Scaled())(GROUPS, Run())) == [[1.0, -1.0], [], [2.0, -2.0, 0.0]]
+
+
 def test_advantages_are_written_as_signals_and_empty_groups_pass():
     out = Annotate(mean_free)(GROUPS, Run())
     assert written(out) == [[0.5, -0.5], [], [1.0, -1.0, 0.0]]
