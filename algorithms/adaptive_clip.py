@@ -104,7 +104,7 @@ class BalancedClip:
         measure: see `positive_weight`.
         dual_clip: c of `ppo_clip`, for negative advantages.
         old: the column that the ratio is taken to.
-        average: the denominator.
+        average: the denominator; in a recipe the phase's.
     """
 
     target: NonNegative = 1.0

@@ -87,6 +87,11 @@ class Builder:
                     f"'select', not 'times'."
                 )
         select = [self.bound(w, f"{path}.select.{at}") for at, w in enumerate(spec.select)]
+        if spec.recount and not select:
+            raise RecipeError(
+                f"{path}: 'recount' leaves out what 'select' gives 0, but 'select' is empty; what "
+                f"'times' gives 0 stays in the denominator."
+            )
         return Term(
             label=spec.label or spec.use,
             loss=self.bound(spec, path),
@@ -108,7 +113,7 @@ class Builder:
             if isinstance(given, LossSpec):
                 terms.append(self.term(given, spec.average, f"{path}.rule.{at}"))
             else:
-                rules.append(self.part(given, f"{path}.rule.{at}"))
+                rules.append(self.part(given, f"{path}.rule.{at}", average=spec.average))
         labels = [term.label for term in terms]
         for at, label in enumerate(labels):
             if label in labels[:at] or label in REPORTED:

@@ -4,7 +4,7 @@
 by a path relative to this file. Then, key by key:
 
 * a mapping is merged into the inherited mapping (`pool: {capacity: 9}` into `pool: queue` too);
-* a mapping with a `use:` that differs from the inherited one replaces it whole;
+* a mapping with a `use:` that differs from the inherited one replaces it whole, as any `average:`;
 * anything else (scalar, list) replaces what was inherited;
 * `!remove` takes an inherited key away (an error if there is none);
 * last, `set:` changes single places by their path, inside lists too: `experience.0.rollout.n: 4`.
@@ -215,7 +215,7 @@ def _merge(into: Document, new: Document, at: Spot) -> None:
                 )
             del old_data[key]
             _forget(into, spot)
-        elif _mergeable(old_data.get(key), value):
+        elif key != "average" and _mergeable(old_data.get(key), value):
             old_data[key] = _opened(old_data[key], spot)
             into.places[spot] = new.place(spot)
             _merge(into, new, spot)

@@ -111,7 +111,7 @@ class PhaseSpec(Strict):
         pool: where they wait.
         when: when it steps.
         rule: its loss or whole rule, or a list of such that are added.
-        average: the denominator of its terms.
+        average: the denominator of its terms, and of a whole rule that takes one.
         batch_size: most rows of one optimizer step; unset: what is drawn makes one step.
         draw: rows taken from the pool when it steps; unset: all.
         epochs: passes over them.

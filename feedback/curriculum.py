@@ -166,6 +166,11 @@ class Filtered:
         chosen: list[int] = []
         while len(chosen) < self.prompts:
             epoch, place = divmod(self._position, len(self.task))
+            if place == 0:
+                later = [wakes for wakes in asleep.values() if wakes > epoch]
+                if len(later) + len(chosen) == len(self.task):  # nothing to find before these wake
+                    self._position = min(later) * len(self.task)
+                    continue
             self._position += 1
             at = permuted(place, len(self.task), seed_of("filtered", self.seed, epoch))
             if at not in chosen and asleep.get(at, 0) <= epoch:

@@ -27,7 +27,7 @@ class RepeatedGame:
     each is told the other's move. Iterated prisoner's dilemma by default, the first game of
     advantage alignment (dereckpiche/AdAlignLLM @ e0ea9851). Column `round_rewards`: a player's
     payoff at the last token of its message; `other_rewards`: the other player's. Signal `seat`: 0
-    or 1. Counted in `run.metrics`: `game/cooperated`, the share of messages, and `game/unclear`,
+    or 1. Counted in `run.metrics`: `game/cooperated`, messages that cooperate, and `game/unclear`,
     those with neither move, which count as defection.
 
     Attributes:

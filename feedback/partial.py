@@ -29,8 +29,9 @@ class Continue:
     those of whole groups; the others wait in the buffer, which a checkpoint holds. Every token
     keeps the log-probability that it was drawn with; a response's version is that of its oldest
     segment. Partial rollouts of Kimi k1.5, arXiv:2501.12599 section 2.6.2; no code was released.
-    For single responses: an episode's environment is not asked again. Counted in `run.metrics`:
-    `continue/held` (groups that wait) and `continue/tokens`.
+    Only members of origin "policy" are continued, sampled as the run says; others, cut or not, stay
+    as they are. For single responses: an episode's environment is not asked again. Counted in
+    `run.metrics`: `continue/held` (groups that wait) and `continue/tokens`.
 
     Attributes:
         buffer: name of the recipe's buffer that they wait in, a `queue` of its own.
@@ -100,7 +101,7 @@ class Continue:
 
 
 def _unfinished(member: Trajectory, most: int) -> bool:
-    return member.truncated and len(member.tokens) < most
+    return member.origin == "policy" and member.truncated and len(member.tokens) < most
 
 
 def _open(group: Group, most: int) -> bool:

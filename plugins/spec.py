@@ -45,6 +45,7 @@ RESERVED = {
 PROVIDED = {
     "sampler": {"task", "seed"},
     "stage": {"rewards"},
+    "rule": {"average"},
     "generator": {"model", "spec", "tokenizer", "temperature", "world"},
     "learner": {"model", "tokenizer", "optimizers", "temperature", "world", "values"},
     "observer": {"folder", "steps"},

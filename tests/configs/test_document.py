@@ -110,3 +110,12 @@ def test_a_file_that_is_not_utf8_says_so(tmp_path):
     (tmp_path / "bad.yaml").write_bytes(b"a: \xff\n")
     with pytest.raises(RecipeError, match=r"bad.yaml: not UTF-8 \(byte 3\)"):
         read(tmp_path / "bad.yaml")
+
+
+def test_an_average_replaces_the_inherited_one_whole(tmp_path):
+    write(tmp_path, "named.yaml", "phases: {rl: {average: tokens}}\n")
+    write(tmp_path, "given.yaml", "phases: {rl: {average: {per_sequence: 8}}}\n")
+    for parent in ("named.yaml", "given.yaml"):
+        text = f"extends: {parent}\nphases: {{rl: {{average: {{total: 9}}}}}}\n"
+        child = write(tmp_path, "child.yaml", text)
+        assert read(child).data == {"phases": {"rl": {"average": {"total": 9}}}}

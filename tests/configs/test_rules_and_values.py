@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from didact.algorithms.average import Constant
 from didact.algorithms.pairs import Pairwise
 from didact.algorithms.rules import Joined, Sum
 from didact.configs import launch
@@ -76,6 +77,19 @@ def test_losses_and_a_whole_rule_are_added():
     logit = torch.tensor(0.1 * (-3.0 + 7.0))
     assert terms["pairwise"].item() == pytest.approx(torch.log1p((-logit).exp()).item())
     assert rule.idle(batch) == [False, False]
+
+
+def test_a_whole_rule_that_has_a_denominator_has_the_phases():
+    spec = PhaseSpec.model_validate(
+        {"rule": "balanced_clip", "average": {"per_sequence": 8}}, context={"registry": REGISTRY}
+    )
+    (rule,) = Builder(REGISTRY).phase("rl", spec).rule.rules
+    assert rule.average == Constant(per_sequence=8)
+
+
+def test_a_denominator_without_what_is_selected_needs_a_selection():
+    with pytest.raises(RecipeError, match="'recount' leaves out what 'select' gives 0"):
+        phase({"use": "ppo_clip", "times": ["rejection"], "recount": True})
 
 
 def test_settings_of_a_whole_rule_are_checked():

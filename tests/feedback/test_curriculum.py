@@ -11,6 +11,7 @@ import torch
 from didact.core.errors import RecipeError, RunError
 from didact.core.types import Group, Problem, Prompt
 from didact.feedback.curriculum import Filtered, Prioritized, easiest, failure_shares
+from didact.feedback.permutation import permuted
 
 
 @dataclass
@@ -153,3 +154,20 @@ def test_when_all_rest_further_epochs_begin(tools):
     sampler.observe(answered(tools, sampler.draw(0), lambda p: 0.0))
     assert len(sampler.draw(1)) == 3
     assert sampler.state_dict()["position"] == 18
+
+
+def test_problems_that_retire_for_good_do_not_hold_up_a_draw(tools, monkeypatch):
+    """A million epochs of 40 problems would be searched for an hour."""
+    asked = []
+    monkeypatch.setattr(
+        "didact.feedback.curriculum.permuted",
+        lambda place, size, seed: asked.append(place) or permuted(place, size, seed),
+    )
+    sampler = Filtered(Numbers(40), prompts=6, solved=1_000_000)
+    first = []
+    for step in range(6):
+        first += sampler.draw(step)
+        sampler.observe(answered(tools, first[-6:], lambda p: 1.0))
+    last = {problem.id for problem in sampler.draw(6)}
+    assert {f"n{at}" for at in range(40)} - {problem.id for problem in first} < last
+    assert len(last) == 6 and len(asked) < 200

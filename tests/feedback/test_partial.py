@@ -107,3 +107,16 @@ def test_a_buffer_that_others_use_is_refused(tools):
     run.buffers["unfinished"].add([tools.said("stranger")])
     with pytest.raises(RecipeError, match="a buffer of its own"):
         Continue("unfinished", segment=4)([], run)
+
+
+@pytest.mark.parametrize("origin", ["demonstration", "refinement", "prefix"])
+def test_what_the_policy_did_not_answer_is_not_continued_by_it(tools, origin):
+    run = tools.make_run(speak, buffers={"unfinished": Queue()})
+    stage = Continue("unfinished", segment=16)
+    both = tools.group("p", "q?")
+    (long,) = PolicySource(n=1, max_tokens=4).extend([both], run)
+    other = tools.said("cut", prompt=both.prompt, origin=origin, truncated=True)
+    assert stage([both.add([*long, other])], run) == []
+    (group,) = stage([], run)
+    assert [member.text for member in group.members] == [WORD, "cut"]
+    assert group.members[1].truncated
