@@ -92,7 +92,8 @@ def usable() -> bool:
             raise RunError(NOT_INSTALLED) from None
         raise RunError(
             f"generator 'vllm': vLLM cannot be imported: {error}. It was built for another "
-            f"torch or driver (see `nvidia-smi`): pip install 'didact[gpu]' again, or use `generator=hf`."
+            f"torch or driver (see `nvidia-smi`): pip install 'didact[gpu]' again, or use "
+            f"`generator=hf`."
         ) from None
     if current_platform.is_cpu():
         return False
