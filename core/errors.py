@@ -28,6 +28,10 @@ class RunError(DidactError):
     """A run cannot start, continue or resume: diverged, or its folder is unusable."""
 
 
+class Stranded(RunError):
+    """A rank fails while others wait for it in a collective: it cannot tell them, and must end."""
+
+
 def unknown(kind: str, name: str, available: Iterable[str]) -> str:
     """Say what was asked for, what is nearest, and what exists."""
     names = sorted(available)

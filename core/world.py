@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
-from didact.core.errors import RunError
+from didact.core.errors import RunError, Stranded
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -51,12 +51,15 @@ class Ranks:
     def map(self, call: Callable[[Sequence[T]], Sequence[U]], items: Sequence[T]) -> Sequence[U]:
         """Rank r calls on items r, r + size, …; everybody gets every result, in order.
 
-        A call that raises on one rank raises on all, so that none waits for ever.
+        A call that raises on one rank raises on all, so that none waits for ever; `Stranded` on
+        this one alone, whose end the launcher then tells the others.
         """
         mine: list[U] = []
         error: Exception | None = None
         try:
             mine = list(call(items[self.rank :: self.size]))
+        except Stranded:
+            raise
         except Exception as caught:
             error = caught
         said = None if error is None else f"{type(error).__name__}: {error}"

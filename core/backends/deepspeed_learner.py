@@ -18,7 +18,7 @@ from didact.core.backends.optim import NamedAdamW, OptimizerSpec
 from didact.core.backends.scalars import Scalars
 from didact.core.backends.shelf import Shelf
 from didact.core.batch import Batch
-from didact.core.errors import RecipeError, RunError, unknown
+from didact.core.errors import RecipeError, RunError, Stranded, unknown
 from didact.core.protocols import Names, State, UpdateRule, World
 from didact.core.ranges import Count
 from didact.core.types import Trajectory
@@ -125,7 +125,7 @@ class DeepSpeedLearner:
         except RuntimeError as error:
             if not (self.reduced and out_of_memory(error)):
                 raise
-            raise RunError(
+            raise Stranded(
                 f"out of memory between the collectives of ZeRO stage {self.stage}, where no rank "
                 f"can try again; set learner.max_tokens below {self.budget.tokens}, or {REMEDY}."
             ) from error

@@ -7,7 +7,8 @@ from didact.algorithms.rules import Bound, Sum, Term
 from didact.core.backends.budget import Budget, TooLarge, out_of_memory
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.torch_learner import TorchLearner
-from didact.core.errors import RunError
+from didact.core.errors import RunError, Stranded
+from didact.core.world import Ranks
 
 ADAM = {"main": OptimizerSpec(lr=1e-3, weight_decay=0.1)}
 WITHIN = ("forward", "backward")
@@ -49,6 +50,16 @@ def test_the_step_is_bitwise_that_of_a_run_with_the_smaller_budget(
     assert found[0].pop("out_of_memory") >= 1 and "out_of_memory" not in found[1]
     assert [report.pop("max_tokens") for report in found] == [short.budget.tokens] * 3
     assert found == wanted
+
+
+def test_a_rank_that_others_wait_for_in_a_collective_does_not_wait_for_them():
+    """Sharded weights are gathered by all; one that runs out of memory between would hang them."""
+
+    def read(items):
+        raise Stranded("out of memory between the collectives")
+
+    with pytest.raises(Stranded, match="between the collectives"):  # and not in a collective
+        Ranks(0, 2).map(read, range(2))
 
 
 def test_the_budget_is_remembered_in_the_state(fresh, mixed, tokenizer, rule):
