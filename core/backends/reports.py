@@ -49,21 +49,30 @@ def of_tokens(
     if "logprobs" not in live:
         return sums, peaks
     reference = live["logprobs"]
-    if all(OLD in row.columns for row in part.rows):
-        reference = part.stored(OLD).to(device)
-        sums["kl_old"] = torch.where(mask, reference - live["logprobs"], 0.0).sum()
-    sampled = [at for at, row in enumerate(part.rows) if BEHAVIOR in row.columns]
-    if sampled:
-        some = len(sampled) < len(part)
-        behavior = (part.take(sampled) if some else part).stored(BEHAVIOR).to(device)
-        width = behavior.shape[1]
-        chosen = torch.tensor(sampled, device=device) if some else slice(None)
-        inside = mask[chosen, :width]
-        apart = torch.where(inside, reference[chosen, :width] - behavior, 0.0)
+    if old := _carried(part, OLD, mask):
+        chosen, stored, inside = old
+        apart = torch.where(inside, stored - reference[chosen, : stored.shape[1]], 0.0)
+        sums |= {"kl_old": apart.sum(), "aged": inside.sum()}
+        reference = reference.clone()
+        reference[chosen, : stored.shape[1]] = stored
+    if sampled := _carried(part, BEHAVIOR, mask):
+        chosen, stored, inside = sampled
+        apart = torch.where(inside, reference[chosen, : stored.shape[1]] - stored, 0.0)
         sums |= {"mismatch": apart.abs().sum(), "sampled": inside.sum()}
         sums["mismatch_kl"] = (apart.double().expm1() - apart).sum()  # k3
         peaks["mismatch"] = apart.abs().max() if apart.numel() else apart.new_zeros(())
     return sums, peaks
+
+
+def _carried(part: Batch, name: str, mask: Tensor) -> tuple[Tensor | slice, Tensor, Tensor] | None:
+    """The rows with a column: which they are, what it says, and their loss tokens; None if none."""
+    having = [at for at, row in enumerate(part.rows) if name in row.columns]
+    if not having:
+        return None
+    some = len(having) < len(part)
+    stored = (part.take(having) if some else part).stored(name).to(mask.device)
+    chosen = torch.tensor(having, device=mask.device) if some else slice(None)
+    return chosen, stored, mask[chosen, : stored.shape[1]]
 
 
 def metrics_of(tally: Tally, batch: Batch, idle: int, world: World) -> dict[str, float]:
@@ -87,9 +96,10 @@ def metrics_of(tally: Tally, batch: Batch, idle: int, world: World) -> dict[str,
     out = {**terms, "loss": sum(terms.values())} if labels or terms else {"loss": 0.0}
     out |= {"rows": float(len(batch)), "idle_rows": float(idle)}
     seen = out["tokens"] = sums.get("tokens", 0.0)
-    for name in ("entropy", "kl_old"):
-        if name in sums and seen:
-            out[name] = sums[name] / seen
+    if "entropy" in sums and seen:
+        out["entropy"] = sums["entropy"] / seen
+    if sums.get("aged"):
+        out["kl_old"] = sums["kl_old"] / sums["aged"]
     if sums.get("sampled"):
         out["mismatch/abs_mean"] = sums["mismatch"] / sums["sampled"]
         out["mismatch/kl"] = sums["mismatch_kl"] / sums["sampled"]
