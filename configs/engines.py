@@ -46,15 +46,22 @@ def open_recipe(
     parts: Parts,
     registry: Registry,
     policy: ModelSpec,
+    start: ModelSpec | None = None,
 ) -> Opened:
-    """Load models and start engines; `policy` is the model to start from."""
+    """Load models and start engines.
+
+    Args:
+        policy: the model to begin with.
+        start: what its training started from, for `ref`; None: the same.
+    """
     if policy.follows_policy:
         raise RecipeError("models.policy: name its weights with 'path' or 'config'.")
     world = worlds.current()
     builder = Builder(registry)
-    specs = {name: spec.following(policy) for name, spec in recipe.models.items()}
+    start = start or policy
+    specs = {name: spec.following(start) for name, spec in recipe.models.items()}
     specs["policy"] = policy
-    specs |= {"ref": policy} if "ref" in parts.reads and "ref" not in specs else {}
+    specs |= {"ref": start} if "ref" in parts.reads and "ref" not in specs else {}
     tokenizer = load_tokenizer(policy)
     trained = {"policy", *(phase.model for phase in parts.phases)}
     auto = chosen(recipe, loaded(recipe, specs, parts), frozenset(trained), rows_of(recipe, parts))

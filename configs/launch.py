@@ -91,7 +91,9 @@ def evaluate_recipe(
     console = Console()
     parts = assemble(recipe, registry, document)
     policy = policy_of(recipe, checkpoint, registry, console)
-    opened = open_recipe(recipe, parts, registry, policy)
+    apart = checkpoint is not None and "ref" in parts.reads
+    start = policy_of(recipe, None, registry, console) if apart else policy
+    opened = open_recipe(recipe, parts, registry, policy, start)
     assert opened.evaluation is not None
     with console.progress("evaluating", len(opened.evaluation.task)) as advance:
         answered, metrics = opened.evaluation(opened.run, progress=advance)

@@ -5,7 +5,9 @@ from itertools import combinations
 from math import comb
 
 import pytest
+from conftest import TINY
 
+from didact.configs.launch import evaluate_recipe
 from didact.core.evaluate import Answered, base_bins, difficulty, measures, pass_at_k
 
 EVALUATION = (
@@ -68,6 +70,15 @@ def test_a_run_measures_its_start_and_every_evaluation_in_the_same_bins(run):
     assert found[0]["eval/kl_start"] == pytest.approx(0.0, abs=1e-6)
     assert found[2]["eval/kl_start"] > 0.05
     assert found[2]["eval/problems/level=1"] == 2
+
+
+def test_a_checkpoint_is_as_far_from_the_start_as_the_run_was(run):
+    learns = ("steps=2", EVALUATION, "optimizers.main.lr=0.05", "optimizers.main.warmup=0")
+    folder = run("sft", *learns)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    last = [row for row in map(json.loads, lines) if row["kind"] == "evaluation"][-1]
+    found = evaluate_recipe("sft", [*TINY, *learns], checkpoint=folder / "final")
+    assert found["eval/kl_start"] == pytest.approx(last["eval/kl_start"], rel=0.5)
 
 
 def test_an_answer_whose_reward_failed_is_left_out_and_counted_nowhere_else():
