@@ -13,6 +13,8 @@ from didact.core.errors import RecipeError
 from didact.core.rounds import Repeat
 from didact.core.stages import Fill, Rollout
 from didact.core.where import Where
+from didact.feedback.games import RepeatedGame
+from didact.feedback.partial import Continue
 from didact.plugins.manager import load
 
 MODEL = (
@@ -56,6 +58,12 @@ def test_rounds_and_fills_are_counted_and_what_signals_decide_is_named():
         "a rollout asks 'allotted' times: counted as once",
         "fill draws up to 2 times as many prompts",
     ]
+
+
+def test_both_players_of_a_game_are_counted_and_what_waits_is_named():
+    assert most([Rollout(RepeatedGame(n=4))], 16).rows == 128
+    held = most([Rollout(Source(8)), Continue("unfinished", segment=4)], 16)
+    assert held.unknown == ["groups that 'continue' held back in earlier steps"]
 
 
 def test_the_moments_of_a_step_add_up_what_lies_in_memory():
@@ -111,3 +119,16 @@ def test_a_plan_tells_the_parts_the_moments_and_the_peak():
 def test_a_learner_that_rests_is_refused_beside_a_generator_that_never_does():
     with pytest.raises(RecipeError, match="with 'staleness: 1' the learner works while the"):
         opened("learner={use: torch, offload: true}", "staleness=1")
+
+
+def test_rows_that_wait_for_a_phase_count_where_it_learns_from_them():
+    """2 prompts x (8 samples and a demonstration): 18 rows a step; 127 wait, and 18 come."""
+    late = ("sampler.prompts=2", "phases.rl.when.first=10")
+    more = ("phases.sft.when.at_least=128", "phases.sft.batch_size=100")
+    told = "\n".join(plan("relift", [*MODEL, *late, *more]))
+    assert "phase rl: at most 198 rows" in told
+    assert "phase sft: at most 145 rows" in told and "2 optimizer step(s) of at most 100" in told
+    assert "(micro-batch of 8316 tokens)" in told  # of 198 rows of 16 + 26 tokens
+    small = "phases.rl.pool={use: queue, capacity: 20}"
+    told = "\n".join(plan("relift", [*MODEL, *late, *more, small]))
+    assert "phase rl: at most 20 rows" in told and "(micro-batch of 4200 tokens)" in told
