@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 
 from didact.configs.assemble import Parts, assemble
-from didact.configs.counts import of_recipe, rows_of
+from didact.configs.counts import fired, of_recipe, rows_of
 from didact.configs.document import read
 from didact.configs.load import check
 from didact.configs.memory import loaded, predicted, shape_of, told
@@ -61,7 +61,7 @@ def _batches(recipe: Recipe, parts: Parts) -> Iterator[str]:
     )
     yield from (f"not counted: {what}" for what in found.unknown)
     for phase in parts.phases:
-        drawn = phase.draw or rows
+        drawn = phase.draw if rows is None else fired(phase, rows)
         size = phase.batch_size or drawn
         steps = phase.epochs * (ceil(drawn / size) if drawn and size else 1)
         when = phase.when
