@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -28,7 +28,7 @@ class Continue:
     policy as it is now. A group goes on as soon as all its members are finished, so baselines are
     those of whole groups; the others wait in the buffer, which a checkpoint holds. Every token
     keeps the log-probability that it was drawn with; a response's version is that of its oldest
-    segment. Partial rollouts of Kimi k1.5, arXiv:2501.12599 section 2.6.2; no code was released.
+    segment; what was known of its beginning, rewards too, is forgotten. Partial rollouts of Kimi k1.5, arXiv:2501.12599 section 2.6.2; no code was released.
     Only members of origin "policy" are continued, sampled as the run says; others, cut or not, stay
     as they are. For single responses: an episode's environment is not asked again. Counted in
     `run.metrics`: `continue/held` (groups that wait) and `continue/tokens`.
@@ -37,13 +37,15 @@ class Continue:
         buffer: name of the recipe's buffer that they wait in, a `queue` of its own.
         segment: most tokens that a response gets in a step.
         max_tokens: longest response; None: the run's.
-        learn: from "all" tokens, or only from the "newest" segment, which alone is on-policy.
+        learn: from "all" tokens, or, of responses that were continued, only from the "newest"
+            segment. It alone is on-policy, unless the response then waited for its group.
     """
 
     buffer: str
     segment: Count
     max_tokens: Count | None = None
     learn: Literal["all", "newest"] = "all"
+    holds: ClassVar[str] = "groups that 'continue' held back"
 
     @property
     def needs(self) -> Names:
@@ -96,7 +98,9 @@ class Continue:
             text=run.renderer.text(tokens),
             truncated=sample.truncated,
             version=sample.version if member.version is None else member.version,
+            signals={},
             columns={"behavior_logprobs": drawn},
+            feedback=(),
         )
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from didact.core.errors import RecipeError
+from didact.core.score import Score, Weighted
 from didact.feedback.buffers import Queue
 from didact.feedback.partial import Continue
 from didact.feedback.policy import PolicySource
@@ -120,3 +121,13 @@ def test_what_the_policy_did_not_answer_is_not_continued_by_it(tools, origin):
     (group,) = stage([], run)
     assert [member.text for member in group.members] == [WORD, "cut"]
     assert group.members[1].truncated
+
+
+def test_a_reward_for_the_beginning_is_not_kept_for_the_whole(tools):
+    run = tools.make_run(speak, buffers={"unfinished": Queue()})
+    length = Weighted(lambda members: [float(len(member.text)) for member in members])
+    score, stage = Score({"length": length}), Continue("unfinished", segment=16)
+    (made,) = PolicySource(n=1, max_tokens=4).extend([tools.group("p", "q?")], run)
+    assert stage(score([tools.group("p", "q?").add(made)], run), run) == []
+    (group,) = score(stage([], run), run)
+    assert group.members[0].signals["reward"] == len(WORD)
