@@ -28,10 +28,11 @@ class Continue:
     policy as it is now. A group goes on as soon as all its members are finished, so baselines are
     those of whole groups; the others wait in the buffer, which a checkpoint holds. Every token
     keeps the log-probability that it was drawn with; a response's version is that of its oldest
-    segment; what was known of its beginning, rewards too, is forgotten. Partial rollouts of Kimi k1.5, arXiv:2501.12599 section 2.6.2; no code was released.
-    Only members of origin "policy" are continued, sampled as the run says; others, cut or not, stay
-    as they are. For single responses: an episode's environment is not asked again. Counted in
-    `run.metrics`: `continue/held` (groups that wait) and `continue/tokens`.
+    segment; what was known of its beginning, rewards too, is forgotten. Partial rollouts of Kimi
+    k1.5, arXiv:2501.12599 section 2.6.2; no code was released. Only members of origin "policy" are
+    continued, sampled as the run says; others, cut or not, stay as they are. For single responses:
+    an episode's environment is not asked again. Counted in `run.metrics`: `continue/held` (groups
+    that wait) and `continue/tokens`.
 
     Attributes:
         buffer: name of the recipe's buffer that they wait in, a `queue` of its own.
