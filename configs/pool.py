@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, forkserver, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.synchronize import Event
 from threading import Thread
 from types import TracebackType
 from typing import Literal
@@ -35,6 +36,7 @@ class _Running:
     name: str
     process: ForkServerProcess
     said: Connection
+    ready: Event
     gpus: tuple[str, ...]
 
     @property
@@ -81,12 +83,13 @@ class Pool:
         if mine:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         receiver, sender = self.context.Pipe(duplex=False)
+        ready = self.context.Event()
         process = self.context.Process(
-            target=_child, args=(environment, sender, call, arguments), name=name
+            target=_child, args=(environment, sender, ready, call, arguments), name=name
         )
         process.start()
         sender.close()
-        self.running.append(_Running(name, process, receiver, mine))
+        self.running.append(_Running(name, process, receiver, ready, mine))
 
     def ended(self) -> list[Ended]:
         """Wait until a call ends; how those that did ended. Their GPUs are free again."""
@@ -106,8 +109,11 @@ class Pool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> Literal[False]:
-        self._tell(signal.SIGINT)
         try:
+            for one in self.running:  # what comes before it is ready is lost
+                while one.process.is_alive() and not one.ready.wait(0.1):
+                    pass
+            self._tell(signal.SIGINT)
             self._join()
         except KeyboardInterrupt:
             self._tell(signal.SIGKILL)
@@ -165,6 +171,7 @@ def _death(code: int | None) -> str:
 def _child(
     environment: Mapping[str, str],
     sender: Connection,
+    ready: Event,
     call: Callable[..., object],
     arguments: Sequence[object],
 ) -> None:
@@ -178,6 +185,7 @@ def _child(
 
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     try:
+        ready.set()
         sender.send((True, str(call(*arguments))))
     except KeyboardInterrupt:
         sender.send((True, "interrupted"))
