@@ -23,7 +23,7 @@ quickstart: install
 	$(BIN)/didact demo
 
 test: dev lint types
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 lint: dev
 	$(BIN)/ruff check .
