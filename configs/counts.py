@@ -13,8 +13,6 @@ from didact.core.protocols import Stage
 from didact.core.rounds import Repeat
 from didact.core.schedule import now
 from didact.core.stages import Fill, Rollout
-from didact.feedback.games import SEATS, RepeatedGame
-from didact.feedback.partial import Continue
 
 
 @dataclass
@@ -70,16 +68,16 @@ def most(stages: Sequence[Stage], prompts: int | None) -> Most:
     for stage in stages:
         if isinstance(stage, Rollout):
             source = now(stage.source, 0)
-            players = len(SEATS) if isinstance(source, RepeatedGame) else 1
-            found.members += players * int(getattr(source, "n", 1))
+            each = int(getattr(source, "players", 1))  # as many trajectories, where several play
+            found.members += each * int(getattr(source, "n", 1))
             if stage.times is not None:
                 found.unknown.append(f"a rollout asks '{stage.times}' times: counted as once")
         elif isinstance(stage, Repeat):
             inner = most(stage.stages, prompts)
             found.members += stage.rounds * inner.members
             found.unknown += inner.unknown
-        elif isinstance(stage, Continue):
-            found.unknown.append("groups that 'continue' held back in earlier steps")
+        elif held := getattr(stage, "holds", ""):
+            found.unknown.append(f"{held} in earlier steps")
         elif isinstance(stage, Fill):
             inner = most(stage.stages, prompts)
             found.groups = stage.groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -47,6 +47,7 @@ class RepeatedGame:
     defect: str = "D"
     payoffs: tuple[float, float, float, float] = (0.6, 0.0, 1.0, 0.2)
     told: Annotated[str, Field(min_length=1)] = "\nThey said {move}.\n"
+    players: ClassVar[int] = len(SEATS)
 
     @property
     def adds(self) -> Names:
