@@ -76,6 +76,7 @@ class _Work:
     def __init__(self, path: str, bodies: Sequence[Mapping[str, Any] | None]) -> None:
         self.path, self.bodies = path, bodies
         self.todo = deque(range(len(bodies)))
+        self.returned: set[int] = set()
         self.answers: dict[int, dict[str, Any]] = {}
         self.error: BaseException | None = None
         self.changed = Condition()
@@ -95,6 +96,7 @@ class _Work:
     def give_back(self, at: int) -> None:
         with self.changed:
             self.todo.appendleft(at)
+            self.returned.add(at)
             self.changed.notify_all()
 
     def answered(self, at: int, answer: dict[str, Any]) -> None:
@@ -175,14 +177,14 @@ class _Lane:
 
     def _one(self) -> bool:
         """Ask one request; whether there was one."""
-        with self.lock:
-            if not self.admitted and not self.work.over():
-                self.admit(self.server)
-                self.admitted = True
+        self._admitted()
         at = self.work.take()
         if at is None:
             return False
         try:
+            if at in self.work.returned:  # this server may have been idle, and restarted, since
+                self.admitted = False
+                self._admitted()
             answer = self.server.ask(self.work.path, self.work.bodies[at], self.work.stop)
         except Unreachable:
             self.admitted = False
@@ -191,6 +193,13 @@ class _Lane:
         self.work.answered(at, answer)
         self.told = ""
         return True
+
+
+    def _admitted(self) -> None:
+        with self.lock:
+            if not self.admitted and not self.work.over():
+                self.admit(self.server)
+                self.admitted = True
 
 
 class _StaysDown(RunError):
