@@ -194,7 +194,6 @@ class _Lane:
         self.told = ""
         return True
 
-
     def _admitted(self) -> None:
         with self.lock:
             if not self.admitted and not self.work.over():
