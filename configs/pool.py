@@ -179,6 +179,7 @@ def _child(
     os.setpgid(0, 0)
     os.environ.clear()
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     Thread(target=_leave_with_parent, daemon=True).start()
     if "OMP_NUM_THREADS" in environment:  # read before the fork, when torch was loaded
         import torch
