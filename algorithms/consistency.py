@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class Unite:
     def _united(self, group: Group, place: int, run: Run) -> Group:
         name = seed_of(run.seed, run.step, group.prompt.id, "unite", place)
         number = float(name % 2**52)  # exact as a float
-        return replace(group, members=tuple(m.with_signals(pair=number) for m in group.members))
+        return group.each(lambda member: member.with_signals(pair=number))
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class Critique:
                 return member
             return changed(member, feedback=(*member.feedback, given))
 
-        return [changed(group, members=tuple(map(heard, group.members))) for group in groups]
+        return [group.each(heard) for group in groups]
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Mark:
         return frozenset(self.signals) | frozenset(self.per_token)
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
-        return [changed(group, members=tuple(map(self._marked, group.members))) for group in groups]
+        return [group.each(self._marked) for group in groups]
 
     def _marked(self, member: Trajectory) -> Trajectory:
         if not self.where(member):
@@ -239,10 +239,7 @@ class Read:
         for column in self.columns:
             fresh = _reader(column, run).freeze(fresh, frozenset({column}))
         new = dict(zip(index, fresh, strict=True))
-        return [
-            changed(group, members=tuple(new.get(id(m), m) for m in group.members))
-            for group in groups
-        ]
+        return [group.each(lambda m: new.get(id(m), m)) for group in groups]
 
 
 def _reader(column: str, run: Run) -> Reader:

@@ -6,7 +6,7 @@ never fields. A name that is absent is unknown, never zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -113,6 +113,10 @@ class Group:
 
     def add(self, new: Iterable[Trajectory]) -> Group:
         return changed(self, members=self.members + tuple(new))
+
+    def each(self, call: Callable[[Trajectory], Trajectory]) -> Group:
+        """With what the call makes of every member in its place."""
+        return changed(self, members=tuple(map(call, self.members)))
 
     def leaving(self) -> Iterable[Trajectory]:
         """The members, each carrying the group's signals beside its own (its own win)."""

@@ -83,10 +83,7 @@ class Continue:
             id(member): self._longer(member, cut(sample, most - len(member.tokens)), run)
             for member, sample in zip(going, samples, strict=True)
         }
-        return [
-            replace(group, members=tuple(longer.get(id(m), m) for m in group.members))
-            for group in held
-        ]
+        return [group.each(lambda m: longer.get(id(m), m)) for group in held]
 
     def _longer(self, member: Trajectory, sample: Sample, run: Run) -> Trajectory:
         tokens = torch.cat([member.tokens, sample.tokens])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 
 import torch
@@ -49,7 +49,7 @@ class Steps:
             column[[end - 1 for end in ends]] = 1.0
             return member.with_columns(step_end=column)
 
-        return [replace(group, members=tuple(map(marked, group.members))) for group in groups]
+        return [group.each(marked) for group in groups]
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,7 @@ class StepValues:
             id(member): self._valued(member, [next(values) for _ in self._starts(member)], reward)
             for member, reward in zip(chosen, own, strict=True)
         }
-        return [
-            replace(group, members=tuple(done.get(id(m), m) for m in group.members))
-            for group in groups
-        ]
+        return [group.each(lambda m: done.get(id(m), m)) for group in groups]
 
     def _starts(self, member: Trajectory) -> list[int]:
         """Lengths of the beginnings that are continued: none, and all steps but the last."""
