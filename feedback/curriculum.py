@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from didact.core.errors import RecipeError, RunError
+from didact.core.errors import RecipeError
 from didact.core.protocols import State, TaskSource
 from didact.core.ranges import Count, Fraction, NonNegative, Share, Whole
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Problem
 from didact.feedback.permutation import permuted
+from didact.feedback.samplers import check_prompts, check_size
 
 
 def failure_shares(rates: Tensor, *, exponent: float = 1.0, floor: float = 0.0) -> Tensor:
@@ -70,7 +71,7 @@ class Prioritized:
     _draws: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        _check_prompts(self.task, self.prompts)
+        check_prompts(self.task, self.prompts)
         if not (0 < self.rate <= 1 and 0 < self.first <= 1 and self.floor >= 0 and self.over > 0):
             raise RecipeError(
                 "sampler: 'rate' and 'first' are in (0, 1], 'floor' is at least 0 and 'over' at "
@@ -114,7 +115,7 @@ class Prioritized:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        _check_size(self.task, state)
+        check_size(self.task, state)
         self._draws = int(state["draws"])
         self._rates, self._places = dict(state["rates"]), dict(state["places"])
 
@@ -159,7 +160,7 @@ class Filtered:
     _wakes: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        _check_prompts(self.task, self.prompts)
+        check_prompts(self.task, self.prompts)
 
     def draw(self, step: int) -> Sequence[Problem]:
         asleep = {self._places[name]: epoch for name, epoch in self._wakes.items()}
@@ -198,7 +199,7 @@ class Filtered:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        _check_size(self.task, state)
+        check_size(self.task, state)
         self._position = int(state["position"])
         self._places, self._wakes = dict(state["places"]), dict(state["wakes"])
 
@@ -219,19 +220,3 @@ def success_rates(groups: Sequence[Group], drawn: Mapping[str, int]) -> Iterator
                 f"sampler: prompt '{group.prompt.id}' was answered, but has no 'success_rate'; the "
                 f"recipe needs 'score'."
             )
-
-
-def _check_prompts(task: TaskSource, prompts: int) -> None:
-    if not 0 < prompts <= len(task):
-        raise RecipeError(
-            f"sampler: 'prompts' is {prompts}, but the task has {len(task)} problems; "
-            f"choose from 1 to {len(task)}."
-        )
-
-
-def _check_size(task: TaskSource, state: Mapping[str, Any]) -> None:
-    if state["size"] != len(task):
-        raise RunError(
-            f"sampler: the checkpoint was written with a task of {state['size']} problems, this "
-            f"one has {len(task)}; give the run its task back, or start a new run."
-        )

@@ -33,7 +33,7 @@ class Shuffled:
     _waiting: list[int] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        _check(self.task, self.prompts)
+        check_prompts(self.task, self.prompts)
 
     def draw(self, step: int) -> Sequence[Problem]:
         chosen: list[int] = []
@@ -82,7 +82,7 @@ class Ordered:
     _position: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        _check(self.task, self.prompts)
+        check_prompts(self.task, self.prompts)
         if self.seed:
             draws = len(self.task) // self.prompts
             self._position = self.prompts * (seed_of("ordered", self.seed) % draws)
@@ -102,7 +102,8 @@ class Ordered:
         self._position = _position(self.task, state)
 
 
-def _check(task: TaskSource, prompts: int) -> None:
+def check_prompts(task: TaskSource, prompts: int) -> None:
+    """A step draws some of the task's problems, none twice."""
     if not 0 < prompts <= len(task):
         raise RecipeError(
             f"sampler: 'prompts' is {prompts}, but the task has {len(task)} problems; "
@@ -110,13 +111,18 @@ def _check(task: TaskSource, prompts: int) -> None:
         )
 
 
-def _position(task: TaskSource, state: Mapping[str, object]) -> int:
-    size, position = state["size"], state["position"]
-    if size != len(task):
+def check_size(task: TaskSource, state: Mapping[str, object]) -> None:
+    """A checkpoint's places are those of a task of the same size."""
+    if state["size"] != len(task):
         raise RunError(
-            f"sampler: the checkpoint was written with a task of {size} problems, this one has "
-            f"{len(task)}; give the run its task back, or start a new run."
+            f"sampler: the checkpoint was written with a task of {state['size']} problems, this "
+            f"one has {len(task)}; give the run its task back, or start a new run."
         )
+
+
+def _position(task: TaskSource, state: Mapping[str, object]) -> int:
+    check_size(task, state)
+    position = state["position"]
     if not isinstance(position, int):
         raise RunError(f"sampler: the checkpoint's position is {position!r}, not a whole number.")
     return position
