@@ -64,7 +64,8 @@ def open_recipe(
     specs |= {"ref": start} if "ref" in parts.reads and "ref" not in specs else {}
     tokenizer = load_tokenizer(policy)
     trained = {"policy", *(phase.model for phase in parts.phases)}
-    auto = chosen(recipe, loaded(recipe, specs, parts), frozenset(trained), rows_of(recipe, parts))
+    apart = loaded(recipe, specs, parts)
+    auto = chosen(recipe, apart, frozenset(trained), rows_of(recipe, parts))
     engine = partial(_learner, recipe=recipe, builder=builder, tokenizer=tokenizer, auto=auto)
     generators = {  # before any weights are loaded: what cannot work is refused here
         name: _generator(name, specs[name], recipe, builder, tokenizer, world)
@@ -77,10 +78,10 @@ def open_recipe(
     }
     frozen: dict[str, Reader] = {}
     for name in sorted(specs.keys() & parts.reads.keys() - trained):
-        if specs[name] is policy and policy.lora is not None and not recipe.staleness:
-            frozen[name] = lora.WithoutAdapters(learners["policy"], models["policy"])
-        else:
+        if name in apart:
             frozen[name] = engine(name, load_model(specs[name], tokenizer), optimizers={})
+        else:
+            frozen[name] = lora.WithoutAdapters(learners["policy"], models["policy"])
     for learner in learners.values():
         learner.rest()
     for name, generator in generators.items():
