@@ -48,44 +48,6 @@ def positive_weight(
     return above / (above + below) if above + below else 1.0
 
 
-def balanced_bounds(
-    ratio: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    *,
-    target: float = 1.0,
-    low_start: float = 0.6,
-    low_most: float = 0.8,
-    low_step: float = 0.05,
-    high_start: float = 1.2,
-    high_most: float = 2.0,
-    high_step: float = 0.05,
-    measure: Measure = "released",
-) -> tuple[float, float]:
-    """Raise the lower bound, then the upper one, step by step, until the target is met.
-
-    Balanced Policy Optimization, as WooooDyy/BAPO@7287044 `compute_policy_loss_bapo`; the settings
-    are `BalancedClip`'s.
-
-    Args:
-        ratio: of the live policy to the old one, [B, T]; advantages: [B] or [B, T]; mask: [B, T].
-
-    Returns:
-        The two bounds of the ratio.
-    """
-    low, high = low_start, high_start
-
-    def met() -> bool:
-        weight = positive_weight(ratio, advantages, mask, low=low, high=high, measure=measure)
-        return weight >= target
-
-    while low < low_most and not met():
-        low = min(low + low_step, low_most)
-    while high < high_most and not met():
-        high = min(high + high_step, high_most)
-    return low, high
-
-
 @dataclass(frozen=True)
 class BalancedClip:
     """PPO's clipped loss whose bounds each mini-batch widens until successes count enough. BAPO.
@@ -139,19 +101,31 @@ class BalancedClip:
         if not len(batch):
             return self.low_start, self.high_start
         ratio = log_ratio(batch.stored(NOW), batch.stored(self.old), limit=LIMIT).exp()
-        return balanced_bounds(
-            torch.where(batch.mask, ratio, 1.0),
-            batch.stored("advantages"),
-            batch.mask,
-            target=self.target,
-            low_start=self.low_start,
-            low_most=self.low_most,
-            low_step=self.low_step,
-            high_start=self.high_start,
-            high_most=self.high_most,
-            high_step=self.high_step,
-            measure=self.measure,
-        )
+        inside = torch.where(batch.mask, ratio, 1.0)
+        return self.searched(inside, batch.stored("advantages"), batch.mask)
+
+    def searched(self, ratio: Tensor, advantages: Tensor, mask: Tensor) -> tuple[float, float]:
+        """Raise the lower bound, then the upper one, step by step, until the target is met.
+
+        As `compute_policy_loss_bapo` of the release.
+
+        Args:
+            ratio: of the live policy to the old one, [B, T]; advantages: [B] or [B, T]; mask:
+                [B, T].
+        """
+        low, high = self.low_start, self.high_start
+
+        def met() -> bool:
+            weight = positive_weight(
+                ratio, advantages, mask, low=low, high=high, measure=self.measure
+            )
+            return weight >= self.target
+
+        while low < self.low_most and not met():
+            low = min(low + self.low_step, self.low_most)
+        while high < self.high_most and not met():
+            high = min(high + self.high_step, self.high_most)
+        return low, high
 
     def idle(self, batch: Batch) -> Sequence[bool]:
         return [row.signals.get("advantages") == 0.0 for row in batch.rows]

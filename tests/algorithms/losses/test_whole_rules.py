@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from didact.algorithms.adaptive_clip import BalancedClip, balanced_bounds, positive_weight
+from didact.algorithms.adaptive_clip import BalancedClip, positive_weight
 from didact.algorithms.consistency import Consistency, Unite
 from didact.algorithms.policy_gradient import reinforce
 from didact.algorithms.rules import Bound, Sum, Term
@@ -42,7 +42,7 @@ def test_bounds_and_loss_of_bapo_agree_with_the_released_search(compose):
     case, ratio, gain, mask = bapo(compose)
     for result in case["results"]:
         settings = search(case, result)
-        low, high = balanced_bounds(ratio, gain, mask, **settings)
+        low, high = BalancedClip(**settings).searched(ratio, gain, mask)
         told = result["metrics"][0]
         assert (low, high) == pytest.approx((told["clip_low"], told["clip_high"]), abs=1e-9)
         reached = positive_weight(ratio, gain, mask, low=low, high=high, measure="released")
@@ -77,9 +77,10 @@ def test_under_the_share_of_gradients_a_higher_lower_bound_helps(compose):
 
 def test_a_target_that_is_met_leaves_the_bounds_where_they_start(compose):
     _, ratio, gain, mask = bapo(compose)
-    assert balanced_bounds(ratio, gain, mask, target=0.0) == (0.6, 1.2)
+    assert BalancedClip(target=0.0).searched(ratio, gain, mask) == (0.6, 1.2)
     nothing = torch.zeros_like(mask)
-    assert balanced_bounds(ratio, gain, nothing, measure="gradient_share") == (0.6, 1.2)
+    shares = BalancedClip(measure="gradient_share")
+    assert shares.searched(ratio, gain, nothing) == (0.6, 1.2)
 
 
 class Learner:
