@@ -229,9 +229,8 @@ def _model_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:
     if policy is not None and policy.follows_policy == (recipe.base is None):
         said = "has no weights" if policy.follows_policy else "names weights, and so does 'base'"
         yield ("models", "policy"), f"{said}; give one of 'path', 'config' and 'base'."
-    learn = {"policy", *(phase.model for phase in recipe.phases.values())}
     for name, spec in recipe.models.items():
-        if spec.lora is not None and name not in learn:
+        if spec.lora is not None and name not in recipe.trained:
             yield ("models", name, "lora"), f"no phase trains '{name}', so adapters change nothing."
 
 

@@ -63,21 +63,20 @@ def open_recipe(
     specs["policy"] = policy
     specs |= {"ref": start} if "ref" in parts.reads and "ref" not in specs else {}
     tokenizer = load_tokenizer(policy)
-    trained = {"policy", *(phase.model for phase in parts.phases)}
     apart = loaded(recipe, specs, parts)
-    auto = chosen(recipe, apart, frozenset(trained), rows_of(recipe, parts))
+    auto = chosen(recipe, apart, rows_of(recipe, parts))
     engine = partial(_learner, recipe=recipe, builder=builder, tokenizer=tokenizer, auto=auto)
     generators = {  # before any weights are loaded: what cannot work is refused here
         name: _generator(name, specs[name], recipe, builder, tokenizer, world)
-        for name in sorted(trained)
+        for name in sorted(recipe.trained)
         if specs[name].kind == "causal"
     }
-    models = {name: _model(specs[name], tokenizer) for name in sorted(trained)}
+    models = {name: _model(specs[name], tokenizer) for name in sorted(recipe.trained)}
     learners = {
         name: engine(name, model, optimizers=recipe.optimizers) for name, model in models.items()
     }
     frozen: dict[str, Reader] = {}
-    for name in sorted(specs.keys() & parts.reads.keys() - trained):
+    for name in sorted(specs.keys() & parts.reads.keys() - recipe.trained):
         if name in apart:
             frozen[name] = engine(name, load_model(specs[name], tokenizer), optimizers={})
         else:

@@ -58,7 +58,6 @@ def predicted(
     recipe: Recipe,
     shapes: Mapping[str, Shape],
     specs: Mapping[str, ModelSpec],
-    trained: frozenset[str],
     rows: int | None,
 ) -> Memory:
     """The memory of these models; `rows`: trajectories of a step, if that is known.
@@ -66,9 +65,9 @@ def predicted(
     `gradient_checkpointing: auto` means yes if an update would not fit into memory without.
     """
     asked = getattr(recipe.learner.params, "gradient_checkpointing", False)
-    plain = _predicted(recipe, shapes, specs, trained, rows, asked is True)
+    plain = _predicted(recipe, shapes, specs, rows, asked is True)
     if asked == "auto" and plain.peak > plain.device[1]:
-        return _predicted(recipe, shapes, specs, trained, rows, True)
+        return _predicted(recipe, shapes, specs, rows, True)
     return plain
 
 
@@ -76,11 +75,11 @@ def _predicted(
     recipe: Recipe,
     shapes: Mapping[str, Shape],
     specs: Mapping[str, ModelSpec],
-    trained: frozenset[str],
     rows: int | None,
     checkpointing: bool,
 ) -> Memory:
     device = engines.memory(getattr(recipe.learner.params, "device", "auto"))
+    trained = recipe.trained & shapes.keys()
     how = {
         name: replace(
             training(recipe, specs[name], name in trained, rows),
@@ -109,17 +108,14 @@ def _predicted(
 def loaded(recipe: Recipe, specs: Mapping[str, ModelSpec], parts: Parts) -> dict[str, ModelSpec]:
     """The models that lie in memory; `ref` is none of them if it is the policy without adapters."""
     policy = specs["policy"]
-    trained = {"policy", *(phase.model for phase in parts.phases)}
-    out = {name: specs[name] for name in sorted(trained)}
-    for name in sorted(parts.reads.keys() & specs.keys() - trained):
+    out = {name: specs[name] for name in sorted(recipe.trained)}
+    for name in sorted(parts.reads.keys() & specs.keys() - recipe.trained):
         if not (specs[name] is policy and policy.lora is not None and not recipe.staleness):
             out[name] = specs[name]
     return out
 
 
-def chosen(
-    recipe: Recipe, specs: Mapping[str, ModelSpec], trained: frozenset[str], rows: int | None
-) -> dict[str, bool]:
+def chosen(recipe: Recipe, specs: Mapping[str, ModelSpec], rows: int | None) -> dict[str, bool]:
     """What "auto" in the learner's settings comes to, by setting; empty if nothing is "auto"."""
     if getattr(recipe.learner.params, "gradient_checkpointing", False) != "auto":
         return {}
@@ -130,7 +126,7 @@ def chosen(
             f"learner.gradient_checkpointing: 'auto' asks for the configuration of "
             f"{', '.join(sorted(set(shapes) - set(known)))} on this machine; say true or false."
         )
-    memory = predicted(recipe, known, specs, trained, rows)
+    memory = predicted(recipe, known, specs, rows)
     return {"gradient_checkpointing": memory.checkpointing}
 
 

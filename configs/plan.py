@@ -81,7 +81,6 @@ def _models(recipe: Recipe, parts: Parts) -> Iterator[str]:
         policy = (policy or ModelSpec()).following(base) if base else None
     if policy is None:
         raise RecipeError("models.policy: is required, unless 'base' names a recipe that makes it.")
-    trained = frozenset({"policy", *(phase.model for phase in parts.phases)})
     for phase in parts.phases:
         if phase.model != "policy":
             yield f"{phase.model}: learns in phase {phase.name}"
@@ -99,10 +98,10 @@ def _models(recipe: Recipe, parts: Parts) -> Iterator[str]:
             where = specs[name].path
             yield f"{name}: {where}: its configuration is not on this machine; size unknown"
         else:
-            learns = f", {shape.trained:,} of them learn" if name in trained else ""
+            learns = f", {shape.trained:,} of them learn" if name in recipe.trained else ""
             yield f"{name}: {shape.parameters:,} parameters{learns}"
     known = {name: shape for name, shape in shapes.items() if shape is not None}
     if "policy" not in known:
         return
     yield "\n# memory of a process, GiB"
-    yield from told(predicted(recipe, known, specs, trained & set(known), rows_of(recipe, parts)))
+    yield from told(predicted(recipe, known, specs, rows_of(recipe, parts)))

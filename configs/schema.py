@@ -273,3 +273,8 @@ class Recipe(Strict):
     observers: list[Observer] = Field(
         default=["jsonl", "tensorboard", "trajectories"], validate_default=True
     )
+
+    @property
+    def trained(self) -> frozenset[str]:
+        """The models that learn, by name: the policy, and those with phases of their own."""
+        return frozenset({"policy", *(phase.model for phase in self.phases.values())})

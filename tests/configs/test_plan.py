@@ -42,7 +42,7 @@ def opened(*overrides):
 def memory(*overrides):
     recipe, parts, specs = opened(*overrides)
     shapes = {name: shape_of(spec) for name, spec in specs.items()}
-    return predicted(recipe, shapes, specs, frozenset({"policy"}), of_recipe(recipe, parts).rows)
+    return predicted(recipe, shapes, specs, of_recipe(recipe, parts).rows)
 
 
 def test_rounds_and_fills_are_counted_and_what_signals_decide_is_named():
@@ -94,10 +94,10 @@ def test_checkpointing_is_on_when_an_update_would_not_fit_without(monkeypatch):
     for room, wanted in ((with_it.peak, True), (without.peak, False)):
         monkeypatch.setattr(engines, "memory", lambda name, room=room: ("CPU", room))
         rows = of_recipe(recipe, parts).rows
-        found = chosen(recipe, specs, frozenset({"policy"}), rows)
+        found = chosen(recipe, specs, rows)
         assert found == {"gradient_checkpointing": wanted}
         assert memory(auto).checkpointing is wanted
-    assert chosen(opened()[0], specs, frozenset({"policy"}), rows) == {}
+    assert chosen(opened()[0], specs, rows) == {}
 
 
 def test_a_run_takes_auto(run):
