@@ -20,8 +20,7 @@ Singleton = Literal["raw", "zero"]
 
 def group_sum(values: Tensor, groups: Tensor) -> Tensor:
     """Sum of the row's group."""
-    count = int(groups.max()) + 1 if len(groups) else 0
-    total = values.new_zeros(count, *values.shape[1:]).index_add_(0, groups, values)
+    total = torch.zeros_like(values).index_add_(0, groups, values)  # no more groups than rows
     return total[groups]
 
 
@@ -54,8 +53,7 @@ def group_min(values: Tensor, groups: Tensor) -> Tensor:
 
 
 def _extreme(values: Tensor, groups: Tensor, which: Literal["amax", "amin"]) -> Tensor:
-    count = int(groups.max()) + 1 if len(groups) else 0
-    out = values.new_zeros(count)
+    out = torch.zeros_like(values)
     return out.scatter_reduce_(0, groups, values, which, include_self=False)[groups]
 
 

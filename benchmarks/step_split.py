@@ -43,13 +43,13 @@ def split(recipe: str, overrides: list[str], steps: int) -> None:
 
     from didact.configs import launch
     from didact.core import score
-    from didact.core.backends import forward, hf_generator, optim
+    from didact.core.backends import forward, hf_generator, torch_learner
 
     spent: dict[str, float] = defaultdict(float)
     timed(hf_generator.HFGenerator, "generate", "generate", spent)
     timed(forward.Readouts, "__call__", "forward", spent)
     timed(torch.Tensor, "backward", "backward", spent)
-    timed(optim.NamedAdamW, "step", "optimizer", spent)
+    timed(torch_learner.TorchLearner, "_step", "optimizer", spent)
     timed(hf_generator.HFGenerator, "sync", "sync", spent)
     timed(score, "_call", "reward", spent)
     losses_into(spent)

@@ -16,7 +16,7 @@ from didact.configs.counts import rows_of
 from didact.configs.memory import chosen, loaded
 from didact.configs.schema import EvaluationSpec, Recipe
 from didact.core import world as worlds
-from didact.core.backends import lora
+from didact.core.backends import engines, lora
 from didact.core.backends.models import ModelSpec, load_model, load_tokenizer
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.errors import RecipeError
@@ -56,6 +56,7 @@ def open_recipe(
     """
     if policy.follows_policy:
         raise RecipeError("models.policy: name its weights with 'path' or 'config'.")
+    engines.keep_freed_memory()
     world = worlds.current()
     builder = Builder(registry)
     start = start or policy

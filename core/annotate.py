@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from didact.core.batch import Batch
 from didact.core.bind import adds_of, columns_of
@@ -58,7 +58,7 @@ class Annotate:
     @property
     def needs(self) -> Names:
         read: set[str] = {"members"}
-        for source in self._sources(now(self.estimator, 0)).values():
+        for source in self._sources.values():
             if source == "reward_parts":
                 read |= {f"reward/{name}" for name in self.rewards}
             elif source not in MADE_HERE:
@@ -70,38 +70,38 @@ class Annotate:
         return adds_of(now(self.estimator, 0))
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
-        chosen = [
-            [self.members(member) for member in group.members] if self.where(group) else []
+        taken = [
+            [at for at, member in enumerate(group.members) if self.members(member)]
+            if self.where(group)
+            else []
             for group in groups
         ]
-        leaving = [
-            [row for row, taken in zip(group.leaving(), take, strict=False) if taken]
-            for group, take in zip(groups, chosen, strict=True)
-        ]
-        rows = [row for members in leaving for row in members]
-        if not rows:
+        table = _Table(
+            [
+                (group, [group.members[at] for at in places])
+                for group, places in zip(groups, taken, strict=True)
+            ],
+            self.rewards,
+            run,
+        )
+        if not table.rows:
             return groups
         estimator = now(self.estimator, run.step)
-        table = _Table(rows, leaving, self.rewards, run)
-        arguments = {n: table.read(s) for n, s in self._sources(estimator).items()}
-        results = _named(estimator(**arguments), rows, adds_of(estimator))
-        fresh = iter(_by_row(results, rows))
-        return [
-            changed(
-                group,
-                members=tuple(
-                    _written(member, *next(fresh)) if taken else member
-                    for member, taken in zip(group.members, take, strict=True)
-                ),
-            )
-            if take
-            else group
-            for group, take in zip(groups, chosen, strict=True)
-        ]
+        arguments = {name: table.read(source) for name, source in self._sources.items()}
+        results = _named(estimator(**arguments), table.rows, adds_of(estimator))
+        fresh = _written(table.rows, results)
+        done = []
+        for group, places in zip(groups, taken, strict=True):
+            members = list(group.members)
+            for at in places:
+                members[at] = next(fresh)
+            done.append(changed(group, members=tuple(members)) if places else group)
+        return done
 
-    def _sources(self, estimator: AdvantageEstimator) -> dict[str, str]:
+    @cached_property
+    def _sources(self) -> dict[str, str]:
         """For each parameter, the name of what it is read from."""
-        names = columns_of(estimator)
+        names = columns_of(now(self.estimator, 0))
         unknown = set(self.bind) - set(names)
         if unknown:
             raise RecipeError(
@@ -114,18 +114,21 @@ class Annotate:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """The trajectories of a step as tensors, by name."""
+    """The trajectories of a step as tensors, by name; each has its group's signals too."""
 
-    rows: Sequence[Trajectory]
-    groups: Sequence[Sequence[Trajectory]]
+    groups: Sequence[tuple[Group, Sequence[Trajectory]]]
     rewards: Rewards
     run: Run
+
+    @cached_property
+    def rows(self) -> list[Trajectory]:
+        return [member for _, members in self.groups for member in members]
 
     def read(self, name: str) -> Tensor:
         match name:
             case "groups":
-                filled = [len(members) for members in self.groups if members]
-                return torch.arange(len(filled)).repeat_interleave(torch.tensor(filled))
+                filled = [members for _, members in self.groups if members]
+                return torch.tensor([at for at, members in enumerate(filled) for _ in members])
             case "mask":
                 return Batch(tuple(self.rows)).mask
             case "lengths":
@@ -139,7 +142,8 @@ class _Table:
                 given = self._named_rewards().values()
                 return _numbers([value_at(reward.weight, self.run.step) for reward in given])
             case "draws":
-                return _numbers([self._draw(m, at) for g in self.groups for at, m in enumerate(g)])
+                placed = [each for _, members in self.groups for each in enumerate(members)]
+                return _numbers([self._draw(member, at) for at, member in placed])
         if all(name in row.columns for row in self.rows):
             batch = Batch(tuple(self.rows))
             return torch.where(batch.mask, batch.stored(name), 0.0)
@@ -154,15 +158,24 @@ class _Table:
         return Random(seed_of(self.run.seed, self.run.step, row.prompt.id, "draw", at)).random()
 
     def _signal(self, name: str) -> Tensor:
-        lacking = [row for row in self.rows if name not in row.signals]
+        values: list[float] = []
+        lacking: list[tuple[Group, Trajectory]] = []
+        for group, members in self.groups:
+            shared = group.signals.get(name)
+            for member in members:
+                value = member.signals.get(name, shared)
+                if value is None:
+                    lacking.append((group, member))
+                else:
+                    values.append(value)
         if lacking:
+            group, first = lacking[0]
             raise RecipeError(
                 f"advantage: '{name}' is missing on {len(lacking)} of {len(self.rows)} "
-                f"trajectories (the first: prompt '{lacking[0].prompt.id}', origin "
-                f"{lacking[0].origin}; it has: "
-                f"{', '.join(sorted({*lacking[0].signals, *lacking[0].columns})) or 'none'})."
+                f"trajectories (the first: prompt '{first.prompt.id}', origin {first.origin}; it "
+                f"has: {', '.join(sorted({*group.signals, *first.signals, *first.columns}))})."
             )
-        return _numbers([row.signals[name] for row in self.rows])
+        return _numbers(values)
 
 
 def _numbers(values: Sequence[float]) -> Tensor:
@@ -185,8 +198,7 @@ def _named(estimate: Estimate, rows: Sequence[Trajectory], promised: Names) -> d
                 f"[{len(rows)}, {width}]."
             )
         if value.dim() == 2:
-            mask = pad_sequence([row.trainable for row in rows], batch_first=True)
-            results[name] = value = torch.where(mask, value, 0.0)
+            results[name] = value = torch.where(Batch(tuple(rows)).mask, value, 0.0)
         bad = (~value.isfinite()).view(len(rows), -1).any(1).nonzero()
         if len(bad):
             row = rows[int(bad[0])]
@@ -197,25 +209,16 @@ def _named(estimate: Estimate, rows: Sequence[Trajectory], promised: Names) -> d
     return results
 
 
-def _by_row(
-    results: Mapping[str, Tensor], rows: Sequence[Trajectory]
-) -> list[tuple[dict[str, float], dict[str, Tensor]]]:
-    """New signals and new columns of each row."""
-    out: list[tuple[dict[str, float], dict[str, Tensor]]] = [({}, {}) for _ in rows]
-    for name, value in results.items():
-        if value.dim() == 1:
-            for (signals, _), number in zip(out, value.tolist(), strict=True):
-                signals[name] = number
-        else:
-            for (_, columns), line, row in zip(out, value.float(), rows, strict=True):
-                columns[name] = line[: row.tokens.numel()].clone()
-    return out
-
-
-def _written(
-    member: Trajectory, signals: Mapping[str, float], columns: Mapping[str, Tensor]
-) -> Trajectory:
-    """The member with these beside its own; a name is a signal or a column, never both."""
-    kept = {k: v for k, v in member.signals.items() if k not in columns}
-    held = {k: v for k, v in member.columns.items() if k not in signals}
-    return changed(member, signals={**kept, **signals}, columns={**held, **columns})
+def _written(rows: Sequence[Trajectory], results: Mapping[str, Tensor]) -> Iterator[Trajectory]:
+    """Each row with its results; a name is a signal or a column, never both."""
+    read = {n: v.tolist() if v.dim() == 1 else v.float() for n, v in results.items()}
+    for at, row in enumerate(rows):
+        signals, columns = dict(row.signals), dict(row.columns)
+        for name, value in read.items():
+            if isinstance(value, list):
+                columns.pop(name, None)
+                signals[name] = value[at]
+            else:
+                signals.pop(name, None)
+                columns[name] = value[at, : row.tokens.numel()].clone()
+        yield changed(row, signals=signals, columns=columns)

@@ -12,7 +12,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from didact.core.errors import RecipeError
 from didact.core.types import Trajectory
@@ -31,12 +30,23 @@ class Batch:
     @cached_property
     def mask(self) -> Tensor:
         """Response tokens that carry loss, bool [B, T]; False on padding."""
-        return pad_sequence([row.trainable for row in self.rows], batch_first=True)
+        return self._padded([row.trainable for row in self.rows])
 
     @cached_property
     def tokens(self) -> Tensor:
         """Response tokens, int64 [B, T]; 0 on padding."""
-        return pad_sequence([row.tokens for row in self.rows], batch_first=True)
+        return self._padded([row.tokens for row in self.rows])
+
+    @cached_property
+    def _inside(self) -> Tensor:
+        """Where a row has a token, bool [B, T]."""
+        lengths = torch.tensor([len(row.tokens) for row in self.rows])
+        return torch.arange(int(lengths.max())) < lengths[:, None]
+
+    def _padded(self, given: Sequence[Tensor]) -> Tensor:
+        """One value per token of each row, as [B, T], 0 on padding."""
+        flat = torch.cat(list(given))
+        return flat.new_zeros(self._inside.shape).masked_scatter_(self._inside, flat)
 
     def has(self, name: str) -> bool:
         """Whether every row carries this column or signal."""
@@ -56,7 +66,7 @@ class Batch:
                         f"response of {len(row.tokens)} tokens (prompt '{row.prompt.id}', "
                         f"origin {row.origin})."
                     )
-            return pad_sequence([row.columns[name] for row in self.rows], batch_first=True)
+            return self._padded([row.columns[name] for row in self.rows])
         unsigned = [row for row in self.rows if name not in row.signals]
         lacking = [row for row in unsigned if name not in row.columns]
         if lacking:

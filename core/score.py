@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from didact.core.errors import RewardError
 from didact.core.protocols import Failed, Names, RewardProvider, Run
@@ -67,20 +68,26 @@ class Score:
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         unscored = [m for g in groups for m in g.members if "reward" not in m.signals]
         values = {
-            name: run.world.map(partial(_call, now(given.provider, run.step)), unscored)
+            f"reward/{name}": run.world.map(partial(_call, now(given.provider, run.step)), unscored)
             for name, given in self.rewards.items()
         }
-        counts = {
-            name: (value_at(given.weight, run.step), value_at(given.offset, run.step))
+        counts = [
+            (f"reward/{name}", value_at(given.weight, run.step), value_at(given.offset, run.step))
             for name, given in self.rewards.items()
-        }
+        ]
+        decisive = f"reward/{self.solved_by or next(iter(self.rewards))}"
         scored: dict[int, Trajectory | None] = {}
         failures: list[str] = []
         for at, member in enumerate(unscored):
-            parts = {name: values[name][at] for name in self.rewards}
-            bad = [f"{n}: {v.reason}" for n, v in parts.items() if isinstance(v, Failed)]
-            failures += bad
-            scored[id(member)] = None if bad else self._signals(member, parts, counts)
+            signals: dict[str, Any] = {name: given[at] for name, given in values.items()}
+            bad = [f"{n}: {v.reason}" for n, v in signals.items() if isinstance(v, Failed)]
+            if bad:
+                failures += bad
+                scored[id(member)] = None
+                continue
+            signals["reward"] = sum(weight * signals[n] + offset for n, weight, offset in counts)
+            signals["success"] = float(signals[decisive] >= self.solved_at)
+            scored[id(member)] = changed(member, signals={**member.signals, **signals})
         self._report(failures, len(unscored), run)
         done = [self._summarise(g, [scored.get(id(m), m) for m in g.members]) for g in groups]
         lost = [bool(g.members) and not d.members for g, d in zip(groups, done, strict=True)]
@@ -89,19 +96,6 @@ class Score:
         run.scored |= {g.prompt.id: Group(g.prompt, signals=g.signals) for g in done}
         _log([m for m in scored.values() if m is not None], run)
         return done
-
-    def _signals(
-        self,
-        member: Trajectory,
-        parts: Mapping[str, float | Failed],
-        counts: Mapping[str, tuple[float, float]],
-    ) -> Trajectory:
-        """The member with its rewards; `counts` has weight and offset of each in this step."""
-        numbers = {name: float(v) for name, v in parts.items() if not isinstance(v, Failed)}
-        total = sum(counts[name][0] * v + counts[name][1] for name, v in numbers.items())
-        solved = numbers[self.solved_by or next(iter(self.rewards))] >= self.solved_at
-        named = {f"reward/{name}": value for name, value in numbers.items()}
-        return member.with_signals(**named, reward=total, success=float(solved))
 
     def _summarise(self, group: Group, members: Sequence[Trajectory | None]) -> Group:
         here = tuple(m for m in members if m is not None)
@@ -132,7 +126,11 @@ def _call(provider: RewardProvider, trajectories: Sequence[Trajectory]) -> Seque
         raise RewardError(
             f"reward {provider!r} gave {len(values)} values for {len(trajectories)} trajectories."
         )
-    return [Failed(f"returned {v}") if not isinstance(v, Failed) and v != v else v for v in values]
+    return [v if isinstance(v, Failed) else _number(v) for v in values]
+
+
+def _number(value: float) -> float | Failed:
+    return Failed(f"returned {value}") if value != value else float(value)
 
 
 def _log(scored: Sequence[Trajectory], run: Run) -> None:

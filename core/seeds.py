@@ -13,13 +13,13 @@ def seed_of(*names: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-def seeds_after(*names: object) -> Callable[[object], int]:
-    """`seed_of(*names, last)` as a function of the last name, hashing the others only once."""
+def seeds_after(*names: object) -> Callable[..., int]:
+    """`seed_of(*names, *last)` as a function of the last names, hashing the others only once."""
     known = hashlib.blake2b("\x1f".join([*map(str, names), ""]).encode(), digest_size=8)
 
-    def seed(last: object) -> int:
+    def seed(*last: object) -> int:
         whole = known.copy()
-        whole.update(str(last).encode())
+        whole.update("\x1f".join(map(str, last)).encode())
         return int.from_bytes(whole.digest(), "big") >> 1
 
     return seed

@@ -130,8 +130,9 @@ def changed(record: T, **fields: Any) -> T:
     Raises:
         TypeError: the record has no such field.
     """
-    if not fields.keys() <= record.__dict__.keys():
+    values = record.__dict__ | fields
+    if len(values) != len(record.__dict__):
         raise TypeError(f"{type(record).__name__} has no {sorted(fields.keys() - vars(record))}")
     copy = object.__new__(type(record))
-    copy.__dict__.update(record.__dict__, **fields)
+    object.__setattr__(copy, "__dict__", values)
     return copy

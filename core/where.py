@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from operator import eq
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, RootModel
@@ -56,11 +57,15 @@ class Where(RootModel[dict[str, Wanted]]):
     def __call__(self, item: Trajectory | Group) -> bool:
         """Intrinsic names are tried first, so `{origin: policy, reward: 1}` passes over a
         demonstration that has no reward."""
-        return all(_matches(_read(item, name), want) for name, want in self._ordered)
+        for name, matches in self._tests:  # noqa: SIM110 - for every row of a step: half the time
+            if not matches(_read(item, name)):
+                return False
+        return True
 
     @cached_property
-    def _ordered(self) -> Sequence[tuple[str, Wanted]]:
-        return sorted(self.root.items(), key=lambda entry: entry[0] not in ALWAYS)
+    def _tests(self) -> Sequence[tuple[str, Callable[[Any], bool]]]:
+        ordered = sorted(self.root.items(), key=lambda entry: entry[0] not in ALWAYS)
+        return [(name, _test(want)) for name, want in ordered]
 
 
 EVERYTHING = Where()
@@ -86,9 +91,5 @@ def _read(item: Trajectory | Group, name: str) -> Any:
     )
 
 
-def _matches(value: Any, want: Any) -> bool:
-    if isinstance(want, Range):
-        return value in want
-    if isinstance(want, list):
-        return value in want
-    return bool(value == want)
+def _test(want: Wanted) -> Callable[[Any], bool]:
+    return want.__contains__ if isinstance(want, Range | list) else partial(eq, want)

@@ -83,10 +83,7 @@ class RepeatedGame:
             for player, seed in zip(players, seeds, strict=True)
         ]
         samples = ask(run, "policy", requests, sampling_of(run, max_tokens=self.round_tokens))
-        return [
-            said(player, cut(sample, self.round_tokens), run)
-            for player, sample in zip(players, samples, strict=True)
-        ]
+        return said(players, [cut(sample, self.round_tokens) for sample in samples], run)
 
     def _move(self, text: str, run: Run) -> Move:
         places = {"cooperate": text.find(self.cooperate), "defect": text.find(self.defect)}

@@ -88,7 +88,7 @@ class LlmCritic:
         ]
         sampling = sampling_of(run, self.temperature, 1.0, 0, self.max_tokens)
         samples = ask(run, self.model or "policy", requests, sampling)
-        return [run.renderer.text(sample.tokens) for sample in samples]
+        return list(run.renderer.texts([sample.tokens for sample in samples]))
 
 
 def _plain(chat: list[dict[str, str]], trajectory: Trajectory) -> str | list[dict[str, str]]:

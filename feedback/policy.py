@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from torch import Tensor
 from didact.core.errors import RecipeError, unknown
 from didact.core.protocols import Environment, Names, Request, Run, Sample, Sampling
 from didact.core.ranges import Count, Fraction, NonNegative, Whole
-from didact.core.seeds import seed_of
+from didact.core.seeds import seed_of, seeds_after
 from didact.core.types import Group, Prompt, Trajectory, changed
 
 NO_TOKENS, NO_FLAGS = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
@@ -68,29 +68,34 @@ class PolicySource:
         sampling = sampling_of(
             run, self.temperature, self.top_p, self.top_k, max_tokens=self.max_tokens
         )
-        prompts = [group.prompt for group in groups for _ in range(self.n)]
-        episodes = self._play(prompts, sampling, run)
-        return [episodes[at * self.n : (at + 1) * self.n] for at in range(len(groups))]
-
-    def _play(self, prompts: Sequence[Prompt], sampling: Sampling, run: Run) -> list[Trajectory]:
-        greedy = " greedy" if sampling.temperature == 0 else ""  # takes no seed from the samples
-        seeds = seeds_of(run, prompts, self.model + greedy)
-        live = [started(prompt, self.origin or self.model) for prompt in prompts]
+        silent = [started(group.prompt, self.origin or self.model) for group in groups]
         if self.timed:
-            live = [episode.with_signals(duration=0.0) for episode in live]
+            silent = [episode.with_signals(duration=0.0) for episode in silent]
+        live = [episode for episode in silent for _ in range(self.n)]
+        self._play(live, sampling, run)
+        return [live[at : at + self.n] for at in range(0, len(live), self.n)]
+
+    def _play(self, live: list[Trajectory], sampling: Sampling, run: Run) -> None:
+        """Play the episodes to their ends, in place."""
+        greedy = " greedy" if sampling.temperature == 0 else ""  # takes no seed from the samples
+        seeds = seeds_of(run, [episode.prompt for episode in live], self.model + greedy)
         active, turn = list(range(len(live))), 0
         while active:
             rooms = [sampling.max_tokens - live[at].tokens.numel() for at in active]
             limits = [min(room, self.turn_tokens or room) for room in rooms]
             requests = [Request(_context(live[at]), _turn(seeds[at], turn)) for at in active]
             samples = ask(run, self.model, requests, replace(sampling, max_tokens=max(limits)))
-            for at, sample, limit in zip(active, samples, limits, strict=True):
-                live[at] = said(live[at], cut(sample, limit), run)
-                if self.environment is not None:
-                    live[at] = live[at].with_signals(turns=turn + 1.0)
+            heard = [cut(sample, limit) for sample, limit in zip(samples, limits, strict=True)]
+            longer = said([live[at] for at in active], heard, run)
+            if self.environment is not None:
+                longer = [episode.with_signals(turns=turn + 1.0) for episode in longer]
+            for at, episode in zip(active, longer, strict=True):
+                live[at] = episode
             active = self._answered(live, active, turn, sampling.max_tokens, run)
             turn += 1
-        return [self._done(episode, run) for episode in live]
+        if self.read == "all":
+            texts = run.renderer.texts([episode.tokens for episode in live])
+            live[:] = [changed(e, text=text) for e, text in zip(live, texts, strict=True)]
 
     def _answered(
         self, live: list[Trajectory], active: Sequence[int], turn: int, most: int, run: Run
@@ -120,11 +125,6 @@ class PolicySource:
             going.append(at)
         return going
 
-    def _done(self, episode: Trajectory, run: Run) -> Trajectory:
-        if self.read == "all":
-            episode = changed(episode, text=run.renderer.text(episode.tokens))
-        return episode
-
 
 def sampling_of(
     run: Run,
@@ -153,10 +153,11 @@ def seeds_of(run: Run, prompts: Sequence[Prompt], role: str) -> list[int]:
     if run.drawn and next(iter(run.drawn))[0] != run.step:
         run.drawn.clear()
     more = () if role == "policy" else (role,)
+    sample_of = {id: seeds_after(run.seed, run.step, id) for id in {p.id for p in prompts}}
     seeds = []
     for prompt in prompts:
         key = (run.step, role, prompt.id)
-        seeds.append(seed_of(run.seed, run.step, prompt.id, run.drawn[key], *more))
+        seeds.append(sample_of[prompt.id](run.drawn[key], *more))
         run.drawn[key] += 1
     return seeds
 
@@ -216,19 +217,28 @@ def started(prompt: Prompt, origin: str) -> Trajectory:
     return Trajectory(prompt, NO_TOKENS, NO_FLAGS, origin)
 
 
-def said(so_far: Trajectory, sample: Sample, run: Run) -> Trajectory:
-    """The episode with one more response; its version is the oldest that spoke in it."""
-    longer = appended(so_far, sample.tokens, sample.logprobs, trainable=True)
-    version = sample.version if so_far.version is None else min(so_far.version, sample.version)
-    return changed(
-        longer,
-        text=run.renderer.text(sample.tokens),
-        truncated=sample.truncated,
-        version=version,
-    )
+def said(episodes: Sequence[Trajectory], samples: Sequence[Sample], run: Run) -> list[Trajectory]:
+    """Each episode with one more response; its version is the oldest that spoke in it."""
+    texts = run.renderer.texts([sample.tokens for sample in samples])
+    return [
+        appended(
+            so_far,
+            sample.tokens,
+            sample.logprobs,
+            trainable=True,
+            text=text,
+            truncated=sample.truncated,
+            version=sample.version
+            if so_far.version is None
+            else min(so_far.version, sample.version),
+        )
+        for so_far, sample, text in zip(episodes, samples, texts, strict=True)
+    ]
 
 
-def appended(so_far: Trajectory, tokens: Tensor, logprobs: Tensor, trainable: bool) -> Trajectory:
+def appended(
+    so_far: Trajectory, tokens: Tensor, logprobs: Tensor, trainable: bool, **more: Any
+) -> Trajectory:
     """The episode with further tokens and the log-probabilities they were drawn with."""
     flags = torch.full((tokens.numel(),), trainable)
     if so_far.tokens.numel():
@@ -236,4 +246,4 @@ def appended(so_far: Trajectory, tokens: Tensor, logprobs: Tensor, trainable: bo
         flags = torch.cat([so_far.trainable, flags])
         logprobs = torch.cat([so_far.columns["behavior_logprobs"], logprobs])
     columns = {**so_far.columns, "behavior_logprobs": logprobs}
-    return changed(so_far, tokens=tokens, trainable=flags, columns=columns)
+    return changed(so_far, tokens=tokens, trainable=flags, columns=columns, **more)

@@ -27,9 +27,8 @@ def step_ends(tokens: Tensor, separator: str, run: Run) -> list[int]:
 
     A token that contains the separator ends a step.
     """
-    found = [
-        at + 1 for at in range(len(tokens)) if separator in run.renderer.text(tokens[at : at + 1])
-    ]
+    pieces = run.renderer.texts([tokens[at : at + 1] for at in range(len(tokens))])
+    found = [at for at, piece in enumerate(pieces, 1) if separator in piece]
     return found if found and found[-1] == len(tokens) else [*found, len(tokens)]
 
 

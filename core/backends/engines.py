@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import resource
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy
@@ -14,6 +16,9 @@ import torch
 
 from didact.core.errors import RecipeError
 from didact.core.protocols import State
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h."""
 
 
 def device(name: str) -> torch.device:
@@ -25,6 +30,21 @@ def device(name: str) -> torch.device:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the host memory it frees, for the next step needs as much again.
+
+    Given back and asked for again, its pages cost a tenth of a small model's step on a CPU. Blocks
+    of 32 MiB and more are still given back. Only with glibc; its own settings, `MALLOC_...` and
+    `GLIBC_TUNABLES`, go first.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
+    with suppress(OSError, AttributeError):  # another C library
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(M_MMAP_THRESHOLD, 2**25)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def checkpointed(model: Any, asked: bool | str) -> None:

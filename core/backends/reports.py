@@ -82,8 +82,8 @@ def metrics_of(tally: Tally, batch: Batch, idle: int, world: World) -> dict[str,
         TooLarge: memory did not hold a micro-batch of some rank.
         RunError: a term is not finite; says which, on which prompts. Nothing has been stepped.
     """
-    labels = sorted({label for terms in tally.terms for label in terms})
-    own = (_added(tally.terms), _added(tally.sums), _peaks(tally.peaks), _odd(tally), tally.short)
+    added = _added(tally.terms)
+    own = (added, _added(tally.sums), _peaks(tally.peaks), _odd(tally, added), tally.short)
     everyone = world.map(lambda items: [own for _ in items], range(world.size))
     short = [found for _, _, _, _, found in everyone if found is not None]
     if short:
@@ -93,7 +93,7 @@ def metrics_of(tally: Tally, batch: Batch, idle: int, world: World) -> dict[str,
         raise RunError(f"the loss is not finite, nothing was updated: {'; '.join(odd[:3])}.")
     terms = _summed([terms for terms, *_ in everyone])
     sums = _summed([sums for _, sums, *_ in everyone])
-    out = {**terms, "loss": sum(terms.values())} if labels or terms else {"loss": 0.0}
+    out = {**terms, "loss": sum(terms.values(), 0.0)}
     out |= {"rows": float(len(batch)), "idle_rows": float(idle)}
     seen = out["tokens"] = sums.get("tokens", 0.0)
     if "entropy" in sums and seen:
@@ -127,12 +127,11 @@ def _summed(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
 
-def _odd(tally: Tally) -> list[str]:
-    """The terms and prompts of micro-batches whose value is not finite."""
-    lines = []
-    total = _added(tally.terms)
+def _odd(tally: Tally, total: Mapping[str, float]) -> list[str]:
+    """The terms and prompts of micro-batches whose value is not finite, given their sums."""
     if all(isfinite(value) for value in total.values()):
         return []
+    lines = []
     for terms, part in zip(tally.terms, tally.rows, strict=True):
         for label, value in terms.items():
             if not isfinite(float(value)):

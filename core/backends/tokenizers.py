@@ -1,10 +1,13 @@
-"""The embedded character tokenizer: printable ASCII and newline, saved and loaded as usual."""
+"""Plain text to token ids and back; and the embedded character tokenizer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+FEW = 2**14
+"""Characters that one thread encodes sooner than it wakes others."""
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 
 
@@ -28,3 +31,29 @@ def character_tokenizer() -> Any:
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids"],
     )
+
+
+def encoded(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of plain texts: no special tokens added, and those inside spelled out.
+
+    What `tokenizer(texts, add_special_tokens=False, split_special_tokens=True)` gives; a few short
+    texts are encoded in this thread, because those of the tokenizer would have to be woken, and on
+    a CPU wait for the cores that torch's threads still hold.
+    """
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None or sum(map(len, texts)) > FEW:
+        out = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+        return list(out["input_ids"])
+    fast.no_padding()
+    fast.no_truncation()
+    fast.encode_special_tokens = True
+    return [fast.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def decoded(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
+    """Texts of token ids, without special tokens: `tokenizer.decode`, at a third of its time."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    decode = (
+        tokenizer.decode if fast is None or tokenizer.clean_up_tokenization_spaces else fast.decode
+    )
+    return [decode(ids, skip_special_tokens=True) for ids in rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Literal
 
@@ -15,10 +16,10 @@ from didact.feedback.tasks.procedural import (
     Note,
     Split,
     check_settings,
+    demonstrated,
     in_range,
     level_of,
     split_of,
-    with_slip,
 )
 
 Operation = Literal["+", "-", "*"]
@@ -87,28 +88,18 @@ class Arithmetic:
         answer = str(_value(left, operation, right))
         question = f"{left}{operation}{right}"
         id = f"arithmetic/{self.split}/{level}/{question}"
-        rng = Random(seed_of("slip", self.seed, id))
-        slips = rng.random() < self.wrong
-        demonstration = (
-            with_slip(
-                lambda note: demonstrate(left, operation, right, note),
-                lambda text: text.rpartition("=")[2] == answer,
-                "0123456789",
-                rng,
-            )
-            if slips
-            else demonstrate(left, operation, right)
-        )
+        write = partial(demonstrate, left, operation, right)
+        shown, correct = demonstrated(write, answer, "0123456789", self.wrong, self.seed, id)
         return Problem(
             id=id,
             question=f"{question}\n",
             answer=answer,
-            demonstrations=(demonstration,),
+            demonstrations=(shown,),
             metadata={
                 "level": level,
                 "family": "arithmetic",
                 "operation": operation,
-                "demonstration_correct": not slips,
+                "demonstration_correct": correct,
             },
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from random import Random
 
@@ -16,13 +16,14 @@ from didact.feedback.tasks.procedural import (
     Note,
     Split,
     check_settings,
+    demonstrated,
     in_range,
     level_of,
     split_by,
-    with_slip,
 )
 
 ALPHABET = "abcdefgh"
+NEXT = str.maketrans(ALPHABET, ALPHABET[1:] + ALPHABET[0])
 LENGTH = 5
 
 FUNCTIONS: Mapping[str, Callable[[str], str]] = {
@@ -31,7 +32,7 @@ FUNCTIONS: Mapping[str, Callable[[str], str]] = {
     "X": lambda s: s[-1] + s[1:-1] + s[0],
     "P": lambda s: "".join(s[i : i + 2][::-1] for i in range(0, len(s), 2)),
     "F": lambda s: s[:-1] + s[0],
-    "N": lambda s: "".join(ALPHABET[(ALPHABET.index(c) + 1) % len(ALPHABET)] for c in s),
+    "N": lambda s: s.translate(NEXT),
 }
 """R reverse, L rotate left by one, X swap first and last, P swap neighbours pairwise, F last letter
 becomes the first, N every letter becomes the next (h becomes a)."""
@@ -104,24 +105,14 @@ class Letters:
     def _problem(self, level: int, names: str, start: str) -> Problem:
         answer = results(names, start)[-1]
         id = f"letters/{self.split}/{level}/{names}:{start}"
-        rng = Random(seed_of("slip", self.seed, id))
-        slips = rng.random() < self.wrong
-        demonstration = (
-            with_slip(
-                lambda note: demonstrate(names, start, note),
-                lambda text: text.rpartition("=")[2] == answer,
-                ALPHABET,
-                rng,
-            )
-            if slips
-            else demonstrate(names, start)
-        )
+        write = partial(demonstrate, names, start)
+        shown, correct = demonstrated(write, answer, ALPHABET, self.wrong, self.seed, id)
         return Problem(
             id=id,
             question=f"{names}:{start}\n",
             answer=answer,
-            demonstrations=(demonstration,),
-            metadata={"level": level, "family": "letters", "demonstration_correct": not slips},
+            demonstrations=(shown,),
+            metadata={"level": level, "family": "letters", "demonstration_correct": correct},
         )
 
 

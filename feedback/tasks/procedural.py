@@ -79,24 +79,29 @@ def split_by(residue: int) -> Split:
     return "test" if residue % 5 == 0 else "validation" if residue % 5 == 1 else "train"
 
 
-def with_slip(
-    write: Callable[[Note], str], right: Callable[[str], bool], alphabet: str, rng: Random
-) -> str:
-    """A demonstration in which one character of one result is another one, and that is carried on.
+def demonstrated(
+    write: Callable[[Note], str], answer: str, alphabet: str, wrong: float, *names: object
+) -> tuple[str, bool]:
+    """A demonstration that ends in `=answer`, and whether it is right: a share of them is wrong.
 
-    Slips that come out right in the end are drawn again.
+    In a wrong one, one character of one result is another one, and that is carried on. Slips that
+    come out right in the end are drawn again.
 
     Args:
         write: writes the demonstration; calls its argument with every result it notes.
-        right: whether a demonstration ends in the right answer.
         alphabet: what a slip may write.
+        wrong: the share.
+        names: seed of what is drawn.
     """
+    rng = Random(seed_of("slip", *names)) if wrong else None
+    if rng is None or rng.random() >= wrong:
+        return write(lambda result: result), True
     noted: list[str] = []
     write(lambda result: noted.append(result) or result)  # type: ignore[func-returns-value]
     while True:
         text = write(_slipping(rng.randrange(len(noted)), alphabet, rng))
-        if not right(text):
-            return text
+        if text.rpartition("=")[2] != answer:
+            return text, False
 
 
 def _slipping(step: int, alphabet: str, rng: Random) -> Note:

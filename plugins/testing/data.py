@@ -64,6 +64,10 @@ class Characters:
         """The characters, without the end."""
         return "".join(chr(token) for token in tokens.tolist() if token != END)
 
+    def texts(self, responses: Sequence[Tensor]) -> list[str]:
+        """Several, in order."""
+        return [self.text(tokens) for tokens in responses]
+
 
 class Babbler:
     """A generator whose answer depends on the seed and the context alone."""

@@ -37,6 +37,9 @@ class Letters:
     def text(self, tokens):
         return "".join(chr(token) for token in tokens.tolist() if token != EOS)
 
+    def texts(self, responses):
+        return [self.text(tokens) for tokens in responses]
+
 
 class Scripted:
     """FAKE generator: says what `speak(context text, seed)` returns, one token per character.

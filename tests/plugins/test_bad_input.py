@@ -5,7 +5,6 @@ from functools import cache
 
 import pytest
 import torch
-from plugins.test_contracts import EXAMPLES
 
 from didact.algorithms.policy_gradient import reinforce
 from didact.algorithms.rules import Bound, Sum, Term
@@ -22,6 +21,8 @@ from didact.plugins.manager import load
 from didact.plugins.testing.advantages import LENGTHS, step
 from didact.plugins.testing.part import parts_of
 from didact.plugins.testing.tensors import world
+
+from .test_contracts import EXAMPLES
 
 PARTS = list(parts_of(load(installed=False), "didact", EXAMPLES))
 OF_TENSORS = [part for part in PARTS if part.entry.kind in ("loss", "weight")]
