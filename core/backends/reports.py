@@ -42,26 +42,31 @@ def of_tokens(
     """Sums over loss tokens, and peaks: entropy, drift from old, mismatch with the sampler."""
     device = next(iter(live.values())).device
     mask = part.mask.to(device)
-    sums = {"tokens": mask.sum()}
+    sums = {"tokens": _sum(mask)}
     peaks: dict[str, Tensor] = {}
     if "entropy" in live:
-        sums["entropy"] = torch.where(mask, live["entropy"], 0.0).sum()
+        sums["entropy"] = _sum(torch.where(mask, live["entropy"], 0.0))
     if "logprobs" not in live:
         return sums, peaks
     reference = live["logprobs"]
     if old := _carried(part, OLD, mask):
         chosen, stored, inside = old
         apart = torch.where(inside, stored - reference[chosen, : stored.shape[1]], 0.0)
-        sums |= {"kl_old": apart.sum(), "aged": inside.sum()}
+        sums |= {"kl_old": _sum(apart), "aged": _sum(inside)}
         reference = reference.clone()
         reference[chosen, : stored.shape[1]] = stored
     if sampled := _carried(part, BEHAVIOR, mask):
         chosen, stored, inside = sampled
         apart = torch.where(inside, reference[chosen, : stored.shape[1]] - stored, 0.0)
-        sums |= {"mismatch": apart.abs().sum(), "sampled": inside.sum()}
+        size = apart.abs()
+        sums |= {"mismatch": _sum(size), "sampled": _sum(inside)}
         sums["mismatch_kl"] = (apart.double().expm1() - apart).sum()  # k3
-        peaks["mismatch"] = apart.abs().max() if apart.numel() else apart.new_zeros(())
+        peaks["mismatch"] = size.max() if size.numel() else size.new_zeros(())
     return sums, peaks
+
+
+def _sum(values: Tensor) -> Tensor:
+    return values.sum(dtype=torch.float64)
 
 
 def _carried(part: Batch, name: str, mask: Tensor) -> tuple[Tensor | slice, Tensor, Tensor] | None:
@@ -109,12 +114,12 @@ def metrics_of(tally: Tally, batch: Batch, idle: int, world: World) -> dict[str,
 
 def _added(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """Sums by name of several micro-batches, brought over in one transfer."""
-    names = sorted({name for part in parts for name in part})
-    if not names:
-        return {}
-    zero = next(iter(parts[0].values())).new_zeros((), dtype=torch.float64)
-    added = [sum((part[n].double() for part in parts if n in part), zero) for n in names]
-    return dict(zip(names, torch.stack(added).tolist(), strict=True))
+    named = [(name, value.double()) for part in parts for name, value in part.items()]
+    added: dict[str, float] = {}
+    values = torch.stack([value for _, value in named]).tolist() if named else []
+    for (name, _), value in zip(named, values, strict=True):
+        added[name] = added.get(name, 0.0) + value
+    return added
 
 
 def _peaks(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
