@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from didact.configs.document import Spot
-from didact.configs.schema import EvaluationSpec, PhaseSpec, Recipe
+from didact.configs.schema import EvaluationSpec, LossSpec, PhaseSpec, Recipe
 from didact.core.errors import unknown
 from didact.core.evaluate import BINS, Answered, measures
 from didact.core.learned import Learned, learned_of
@@ -211,6 +211,7 @@ def _phase_problems(
         if phase.model not in models - {"ref"}:
             yield (*spot, "model"), unknown("model", phase.model, models - {"ref"})
         yield from _size_problems(spot, recipe.phases[phase.name])
+        yield from _average_problems(spot, recipe.phases[phase.name], phase)
 
 
 def _rule_problems(phase: Phase, added: Names, models: set[str]) -> Iterator[tuple[Spot, str]]:
@@ -221,6 +222,16 @@ def _rule_problems(phase: Phase, added: Names, models: set[str]) -> Iterator[tup
             yield spot, f"reads '{column}', but no stage of 'experience' adds it.{makers({column})}"
         elif split[0] not in OWN and split[0] not in models:
             yield spot, f"reads '{column}': {unknown('model', split[0], models)}"
+
+
+def _average_problems(spot: Spot, spec: PhaseSpec, phase: Phase) -> Iterator[tuple[Spot, str]]:
+    """A denominator that is asked for, and that nothing in the rule divides by."""
+    terms = any(isinstance(given, LossSpec) and given.average is None for given in spec.rule)
+    whole = any(hasattr(rule, "average") for rule in getattr(phase.rule, "rules", ()))
+    asked = spec.average != PhaseSpec.model_fields["average"].default
+    if asked and not terms and not whole:
+        own = ", ".join(f"'{given.use}'" for given in spec.rule)
+        yield (*spot, "average"), f"is read by nothing: {own} has a denominator of its own."
 
 
 def _model_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:

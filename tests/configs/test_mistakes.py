@@ -132,6 +132,10 @@ phases:
         ("phases: {rl: {rule: []}}", "phases.rl.rule: List should have at least 1 item"),
         ("phases: {rl: {when: {first: 3, last: 2}}}", "ends with step 2, before it begins: 3"),
         (
+            "phases: {rl: {rule: pairwise, average: sequences}}",
+            "phases.rl.average: is read by nothing: 'pairwise' has a denominator of its own",
+        ),
+        (
             "phases: {rl: {pool: {use: queue, capacity: 4}, when: {at_least: 8}}}",
             "fires with 8 rows waiting, but its pool holds 4",
         ),
@@ -153,7 +157,7 @@ def test_what_would_be_silently_wrong_is_refused_when_the_recipe_loads(
     assert any(said in line for line in lines), "\n".join(lines)
 
 
-@pytest.mark.parametrize("name", ["luffy", "nft", "dapo", "grpo", "hpt"])
+@pytest.mark.parametrize("name", ["luffy", "nft", "dapo", "grpo", "hpt", "online_dpo"])
 def test_a_resolved_recipe_is_a_recipe(tmp_path, name):
     from didact.configs.resolve import expanded
 
