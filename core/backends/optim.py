@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import isfinite, nan
 from typing import Annotated, Any
 
@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from didact.core.backends.budget import out_of_memory
+from didact.core.errors import Stranded
 from didact.core.ranges import NonNegative, Positive, Whole
 from didact.core.schedule import Scalar, value_at
 
@@ -120,7 +122,7 @@ class NamedAdamW(torch.optim.Optimizer):
         scale = spec.scale_of(norm)
         if scale != 1.0:
             torch._foreach_mul_(grads, scale)
-        held = [self._held(self.chosen, p) for p in params]
+        held = self._all_held(self.chosen, params)
         adamw(
             params,
             grads,
@@ -137,6 +139,19 @@ class NamedAdamW(torch.optim.Optimizer):
             eps=spec.eps,
             maximize=False,
         )
+
+    def _all_held(self, name: str, params: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        try:
+            return [self._held(name, param) for param in params]
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            size = sum(2 * param.numel() * param.element_size() for param in params)
+            raise Stranded(
+                f"out of memory for the moments of optimizer '{name}' ({size / 2**30:.2f} GiB in "
+                f"this process); share them out (learner 'deepspeed' in more "
+                f"processes), train adapters (lora), or leave the learner more room."
+            ) from error
 
     def _held(self, name: str, param: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if param not in self.moments[name]:

@@ -5,7 +5,7 @@ import torch
 
 from didact.algorithms.rules import Bound, Sum, Term
 from didact.core.backends.budget import Budget, TooLarge, out_of_memory
-from didact.core.backends.optim import OptimizerSpec
+from didact.core.backends.optim import NamedAdamW, OptimizerSpec
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.errors import RunError, Stranded
 from didact.core.world import Ranks
@@ -121,3 +121,17 @@ def test_a_budget_halves_what_did_not_fit_until_it_does():
     assert asked == [16384, 1500, 750, 375, 187]
     assert found == {"loss": 1.0, "out_of_memory": 4.0, "max_tokens": 187.0}
     assert budget.spend(update) == {"loss": 1.0, "max_tokens": 187.0}
+
+
+def test_moments_that_memory_does_not_hold_are_named(model, tokenizer, batch, rule, monkeypatch):
+    learner = TorchLearner(model, tokenizer, ADAM)
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+
+    monkeypatch.setattr(NamedAdamW, "_held", full)
+    with pytest.raises(Stranded, match=r"for the moments of optimizer 'main' \(0.0\d GiB"):
+        learner.update(batch, rule, "main", 0)
+    for a, b in zip(model.parameters(), before, strict=True):
+        assert torch.equal(a, b)
