@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import secrets
 import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +27,8 @@ from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import World
 
 log = logging.getLogger(__name__)
+SERVED = "didact-served-"
+"""How the folders begin in which servers find weights."""
 
 
 @dataclass
@@ -111,8 +116,38 @@ def opened(
     place = Path(folder or shared_memory() or tempfile.gettempdir()).resolve()
     if not place.is_dir():
         raise RecipeError(f"generator.folder: there is no folder {place}.")
-    way = ByFolder(together, place / f"didact-{run[:-1]}", dtypes.pop(), world)
+    way = ByFolder(together, place / f"{SERVED}{run[:-1]}", dtypes.pop(), world)
     if world.rank == 0:
-        way.folder.mkdir(mode=0o700)
-        weakref.finalize(way, shutil.rmtree, way.folder, ignore_errors=True)
+        if folder is None:  # on a file system of several machines locks may be of one
+            sweep(place)
+        weakref.finalize(way, _dropped, way.folder, owned(way.folder))
     return way
+
+
+def owned(folder: Path) -> int:
+    """Make a folder that is this process's until the descriptor is closed or the process ends."""
+    hidden = folder.with_name(f".{folder.name}")
+    hidden.mkdir(mode=0o700)
+    handle = os.open(hidden, os.O_RDONLY)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    hidden.rename(folder)
+    return handle
+
+
+def sweep(place: Path) -> None:
+    """Remove the folders of processes that ended without doing so, killed for example."""
+    for folder in place.glob(f"{SERVED}*"):
+        with suppress(OSError):  # another user's, or one whose process lives
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                log.warning(f"{folder}: weights of a run that was killed, removed")
+                shutil.rmtree(folder)
+            finally:
+                os.close(handle)
+
+
+def _dropped(folder: Path, handle: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(handle)
