@@ -1,7 +1,7 @@
 """Statistics over groups of rows, vectorised: each function answers every row for its group.
 
-`groups` is int64 [N], equal within a group, 0 to n-1; values are [N] or [N, T], and keep their
-dtype. Row order and interleaving of groups do not matter.
+`groups` is int64 [N], equal within a group, numbers below N; values are [N] or [N, T], and keep
+their dtype. Row order and interleaving of groups do not matter.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Annotate:
             return groups
         estimator = now(self.estimator, run.step)
         arguments = {name: table.read(source) for name, source in self._sources.items()}
-        results = _named(estimator(**arguments), table.rows, adds_of(estimator))
+        results = _named(estimator(**arguments), table.batch, adds_of(estimator))
         fresh = _written(table.rows, results)
         done = []
         for group, places in zip(groups, taken, strict=True):
@@ -100,7 +100,7 @@ class Annotate:
 
     @cached_property
     def _sources(self) -> dict[str, str]:
-        """For each parameter, the name of what it is read from."""
+        """For each parameter, the name of what it is read from; the same at every step."""
         names = columns_of(now(self.estimator, 0))
         unknown = set(self.bind) - set(names)
         if unknown:
@@ -121,8 +121,12 @@ class _Table:
     run: Run
 
     @cached_property
-    def rows(self) -> list[Trajectory]:
-        return [member for _, members in self.groups for member in members]
+    def batch(self) -> Batch:
+        return Batch(tuple(member for _, members in self.groups for member in members))
+
+    @property
+    def rows(self) -> Sequence[Trajectory]:
+        return self.batch.rows
 
     def read(self, name: str) -> Tensor:
         match name:
@@ -130,7 +134,7 @@ class _Table:
                 filled = [members for _, members in self.groups if members]
                 return torch.tensor([at for at, members in enumerate(filled) for _ in members])
             case "mask":
-                return Batch(tuple(self.rows)).mask
+                return self.batch.mask
             case "lengths":
                 return torch.tensor([int(row.trainable.sum()) for row in self.rows])
             case "on_policy":
@@ -145,8 +149,7 @@ class _Table:
                 placed = [each for _, members in self.groups for each in enumerate(members)]
                 return _numbers([self._draw(member, at) for at, member in placed])
         if all(name in row.columns for row in self.rows):
-            batch = Batch(tuple(self.rows))
-            return torch.where(batch.mask, batch.stored(name), 0.0)
+            return torch.where(self.batch.mask, self.batch.stored(name), 0.0)
         return self._signal(name)
 
     def _named_rewards(self) -> Rewards:
@@ -170,10 +173,11 @@ class _Table:
                     values.append(value)
         if lacking:
             group, first = lacking[0]
+            there = sorted({*group.signals, *first.signals, *first.columns})
             raise RecipeError(
                 f"advantage: '{name}' is missing on {len(lacking)} of {len(self.rows)} "
                 f"trajectories (the first: prompt '{first.prompt.id}', origin {first.origin}; it "
-                f"has: {', '.join(sorted({*group.signals, *first.signals, *first.columns}))})."
+                f"has: {', '.join(there) or 'none'})."
             )
         return _numbers(values)
 
@@ -182,7 +186,7 @@ def _numbers(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def _named(estimate: Estimate, rows: Sequence[Trajectory], promised: Names) -> dict[str, Tensor]:
+def _named(estimate: Estimate, batch: Batch, promised: Names) -> dict[str, Tensor]:
     """The estimator's results by name, checked: what was promised, in shape, and finite."""
     results = {"advantages": estimate} if isinstance(estimate, Tensor) else dict(estimate)
     if set(results) != promised:
@@ -190,7 +194,7 @@ def _named(estimate: Estimate, rows: Sequence[Trajectory], promised: Names) -> d
             f"advantage: the estimator returned {listed(set(results))}, but declares "
             f"{listed(promised)}."
         )
-    width = max(row.tokens.numel() for row in rows)
+    rows, width = batch.rows, max(row.tokens.numel() for row in batch.rows)
     for name, value in results.items():
         if value.shape not in ((len(rows),), (len(rows), width)):
             raise RecipeError(
@@ -198,7 +202,7 @@ def _named(estimate: Estimate, rows: Sequence[Trajectory], promised: Names) -> d
                 f"[{len(rows)}, {width}]."
             )
         if value.dim() == 2:
-            results[name] = value = torch.where(Batch(tuple(rows)).mask, value, 0.0)
+            results[name] = value = torch.where(batch.mask, value, 0.0)
         bad = (~value.isfinite()).view(len(rows), -1).any(1).nonzero()
         if len(bad):
             row = rows[int(bad[0])]

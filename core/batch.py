@@ -30,12 +30,12 @@ class Batch:
     @cached_property
     def mask(self) -> Tensor:
         """Response tokens that carry loss, bool [B, T]; False on padding."""
-        return self._padded([row.trainable for row in self.rows])
+        return self._padded("trainable", [row.trainable for row in self.rows])
 
     @cached_property
     def tokens(self) -> Tensor:
         """Response tokens, int64 [B, T]; 0 on padding."""
-        return self._padded([row.tokens for row in self.rows])
+        return self._padded("tokens", [row.tokens for row in self.rows])
 
     @cached_property
     def _inside(self) -> Tensor:
@@ -43,8 +43,18 @@ class Batch:
         lengths = torch.tensor([len(row.tokens) for row in self.rows])
         return torch.arange(int(lengths.max())) < lengths[:, None]
 
-    def _padded(self, given: Sequence[Tensor]) -> Tensor:
-        """One value per token of each row, as [B, T], 0 on padding."""
+    def _padded(self, name: str, given: Sequence[Tensor]) -> Tensor:
+        """One value per token of each row, as [B, T], 0 on padding; in the widest dtype of them.
+
+        Raises:
+            RecipeError: a row has another number of values than tokens.
+        """
+        for row, value in zip(self.rows, given, strict=True):
+            if value.shape != row.tokens.shape:
+                raise RecipeError(
+                    f"'{name}' has shape {tuple(value.shape)} on a response of {len(row.tokens)} "
+                    f"tokens (prompt '{row.prompt.id}', origin {row.origin})."
+                )
         flat = torch.cat(list(given))
         return flat.new_zeros(self._inside.shape).masked_scatter_(self._inside, flat)
 
@@ -59,14 +69,7 @@ class Batch:
             RecipeError: some rows lack it, or a column's length is not its response's.
         """
         if all(name in row.columns for row in self.rows):
-            for row in self.rows:
-                if row.columns[name].shape != row.tokens.shape:
-                    raise RecipeError(
-                        f"column '{name}' has shape {tuple(row.columns[name].shape)} on a "
-                        f"response of {len(row.tokens)} tokens (prompt '{row.prompt.id}', "
-                        f"origin {row.origin})."
-                    )
-            return self._padded([row.columns[name] for row in self.rows])
+            return self._padded(name, [row.columns[name] for row in self.rows])
         unsigned = [row for row in self.rows if name not in row.signals]
         lacking = [row for row in unsigned if name not in row.columns]
         if lacking:

@@ -100,11 +100,11 @@ class TextRenderer:
         return _tensor([*ids, self.tokenizer.eos_token_id] if end else ids)
 
     def texts(self, responses: Sequence[Tensor]) -> list[str]:
-        """Decoded without special tokens, one text per response."""
+        """Several decoded, in order."""
         return decoded(self.tokenizer, [tokens.tolist() for tokens in responses])
 
     def text(self, tokens: Tensor) -> str:
-        """One of `texts`."""
+        """Decoded without special tokens."""
         return self.texts([tokens])[0]
 
     @property
@@ -138,9 +138,8 @@ class TextRenderer:
         else:
             first = self.tokenizer.bos_token_id
             begin = [] if first is None else [first]
-            encoded = self._encode([*map(self._plain, asked), *shown])
-            contexts = [[*begin, *ids] for ids in encoded[: len(asked)]]
-            said = encoded[len(asked) :]
+            both = self._encode([*map(self._plain, asked), *shown])
+            contexts, said = [[*begin, *ids] for ids in both[: len(asked)]], both[len(asked) :]
         if not all(contexts):
             raise DataError("the prompt is empty: it has no text and the tokenizer no bos token.")
         return contexts, said

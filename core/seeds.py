@@ -14,7 +14,7 @@ def seed_of(*names: object) -> int:
 
 
 def seeds_after(*names: object) -> Callable[..., int]:
-    """`seed_of(*names, *last)` as a function of the last names, hashing the others only once."""
+    """`seed_of(*names, *last)` as a function of one or more last names, hashing the others once."""
     known = hashlib.blake2b("\x1f".join([*map(str, names), ""]).encode(), digest_size=8)
 
     def seed(*last: object) -> int:

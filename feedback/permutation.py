@@ -38,6 +38,6 @@ def _mixed(value: int, half: int, seed: int) -> int:
 
 @lru_cache(maxsize=64)
 def _rounds(half: int, seed: int) -> Sequence[Callable[[int], int]]:
-    """Each remembers what it said of up to 2^12 numbers: all, of up to 2^24 entries."""
+    """Each remembers what it said of up to 2^10 numbers: all, of up to 2^20 entries."""
     after = [seeds_after("permutation", seed, half, turn) for turn in range(ROUNDS)]
-    return [lru_cache(2**12)(mixed) for mixed in after]
+    return [lru_cache(2**10)(mixed) for mixed in after]

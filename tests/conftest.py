@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("any machine", deadline=None)  # a busy one is no failure
+settings.load_profile("any machine")
 TINY = [
     "base=null",
     "models.policy={tokenizer: characters, config: {model_type: qwen3, hidden_size: 32, "

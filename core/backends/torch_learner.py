@@ -171,7 +171,7 @@ class TorchLearner:
             torch._foreach_copy_(self.params, self.masters)
 
     def _clear(self) -> None:
-        for tensor in {*self.params, *self.masters}:
+        for tensor in {*self.params, *self.masters}:  # often the same ones
             tensor.grad = None
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:

@@ -108,17 +108,23 @@ def stage_turns_groups_into_groups(part: Part) -> None:
         names = getattr(stage, which)
         good = isinstance(names, frozenset) and all(isinstance(name, str) for name in names)
         demand(good, f"'{which}' is {names!r}, not a frozenset of names")
-    before = [(group.members, dict(group.signals)) for group in given]
+    before = [_state(group) for group in given]
     found = list(stage(given, make_run(buffer=Shelf)))
     demand(
         all(isinstance(group, Group) for group in found), "it returned something else than groups"
     )
-    after = [(group.members, dict(group.signals)) for group in given]
+    after = [_state(group) for group in given]
     demand(before == after, "it changed the groups it was given")
     members = [member for group in found for member in group.leaving()]
     for name in sorted(stage.adds - {"members", "feedback"}) if members else ():
         there = any(name in m.signals or name in m.columns for m in members)
         demand(there, f"it declares that it adds '{name}', and does not")
+
+
+def _state(group: Group) -> tuple[object, ...]:
+    signals = [dict(member.signals) for member in group.members]
+    columns = [{name: id(held) for name, held in m.columns.items()} for m in group.members]
+    return group.members, dict(group.signals), signals, columns
 
 
 def stage_is_repeatable_and_bears_nothing(part: Part) -> None:

@@ -111,7 +111,7 @@ def steps(draw, least=1):
 
 @EVERY
 @given(step=steps(), seed=st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_result_is_finite_and_promised_whatever_the_groups(estimator, step, seed):
     read = table(*step, seed=seed)
     out = call(estimator, read)
@@ -126,7 +126,7 @@ def test_the_result_is_finite_and_promised_whatever_the_groups(estimator, step, 
 
 @EVERY
 @given(step=steps(), seed=st.integers(0, 99), random=st.randoms(use_true_random=False))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_row_order_and_interleaving_of_groups_do_not_matter(estimator, step, seed, random):
     read = table(*step, seed=seed)
     order = list(range(len(step[0])))
@@ -165,7 +165,6 @@ def test_a_flat_group_gets_exactly_nothing(estimator, reward):
 
 
 @given(step=steps(), scale=st.sampled_from(["group", "none"]))
-@settings(deadline=None)
 def test_leave_one_out_is_the_group_mean_times_n_over_n_minus_one(step, scale):
     rewards, groups = torch.tensor(step[0], dtype=torch.float64), torch.tensor(step[1])
     size = g.group_size(groups).double()
@@ -175,7 +174,6 @@ def test_leave_one_out_is_the_group_mean_times_n_over_n_minus_one(step, scale):
 
 
 @given(step=steps(least=2))
-@settings(deadline=None)
 def test_leave_one_out_is_the_reward_minus_the_mean_of_the_others(step):
     rewards, groups = step
     ours = adv.leave_one_out(torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups))
@@ -186,7 +184,6 @@ def test_leave_one_out_is_the_reward_minus_the_mean_of_the_others(step):
 
 
 @given(step=steps(least=2))
-@settings(deadline=None)
 def test_lite_ppo_is_dr_grpo_over_the_std_of_the_batch(step):
     rewards, groups = torch.tensor(step[0], dtype=torch.float64), torch.tensor(step[1])
     plain = adv.group_norm(rewards, groups, scale="none")
@@ -195,7 +192,6 @@ def test_lite_ppo_is_dr_grpo_over_the_std_of_the_batch(step):
 
 
 @given(step=steps(), seed=st.integers(0, 99))
-@settings(deadline=None)
 def test_gae_without_decay_is_the_monte_carlo_return_minus_the_value(step, seed):
     read = table(*step, seed=seed)
     rewards, mask, values = read["rewards"], read["mask"], read["values"]
@@ -230,7 +226,6 @@ def test_refts_worked_example():
 
 
 @given(seed=st.integers(0, 99))
-@settings(deadline=None)
 def test_an_observation_of_any_length_is_no_time_at_all(seed):
     read = table([1.0, 0.3, 0.0], [0, 0, 1], seed=seed)
     rewards, mask, values = read["rewards"], read["mask"], read["values"]
@@ -248,7 +243,6 @@ def test_an_observation_of_any_length_is_no_time_at_all(seed):
 
 
 @given(step=steps(least=2), seed=st.integers(0, 99))
-@settings(deadline=None)
 def test_whitened_tokens_have_mean_zero_and_unit_variance(step, seed):
     read = table(*step, seed=seed)
     mask = read["mask"]
@@ -309,7 +303,6 @@ def test_beta_rises_with_the_kl_and_survives_a_checkpoint():
 
 
 @given(step=steps())
-@settings(deadline=None)
 def test_group_statistics_agree_with_a_loop(step):
     rewards, groups = torch.tensor(step[0], dtype=torch.float64), torch.tensor(step[1])
     for at, group in enumerate(step[1]):
@@ -342,7 +335,6 @@ def test_512_responses_of_1024_tokens_take_well_under_a_second(estimator):
 
 
 @given(seed=st.integers(0, 99), tail=st.booleans())
-@settings(deadline=None)
 def test_aligned_by_trained_tokens_observations_do_not_move_the_token_baseline(seed, tail):
     read = table([1.0, 0.3, 0.0, 2.0], [0, 0, 0, 1], seed=seed)
     names = ("rewards", "groups", "mask", "old_logprobs", "old_collision")

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from didact.core.backends.reports import Tally, metrics_of, of_tokens
+from didact.core.batch import Batch
+from didact.core.types import Problem, Prompt, Trajectory
 from didact.core.world import Alone
 
 
@@ -33,3 +35,13 @@ def test_drift_and_mismatch_are_means_over_the_rows_that_carry_the_other_column(
     wanted = torch.cat(apart)[torch.cat(loss)].abs()
     assert found["mismatch/abs_mean"] == pytest.approx(float(wanted.mean()), rel=1e-6)
     assert found["mismatch/max"] == pytest.approx(float(wanted.max()), rel=1e-6)
+
+
+def test_small_numbers_beside_a_large_one_are_not_lost():
+    prompt = Prompt("p", torch.tensor([1]), Problem("p", "p"))
+    tokens = torch.ones(4097, dtype=torch.int64)
+    row = Trajectory(prompt, tokens, tokens.bool(), "policy")
+    entropy = torch.full((1, 4097), 1e-4)
+    entropy[0, 0] = 2.0**24
+    sums, _ = of_tokens(Batch((row,)), {"entropy": entropy})
+    assert sums["entropy"].item() - 2.0**24 == pytest.approx(0.4096, rel=1e-5)

@@ -83,6 +83,25 @@ def test_a_special_token_is_one_only_where_it_may_be():
     assert len(encoded(tokenizer, ["<eos>"])[0]) == len("<eos>")
 
 
+class Spelled(PreTrainedTokenizerFast):
+    """Encodes in upper case, and decodes without spaces."""
+
+    def _encode_plus(self, text, *given, **more):
+        return super()._encode_plus([one.upper() for one in text], *given, **more)
+
+    def _decode(self, *given, **more):
+        return super()._decode(*given, **more).replace(" ", "")
+
+
+@pytest.mark.parametrize("few", [0, tokenizers.FEW])
+def test_a_tokenizer_with_a_way_of_its_own_goes_it(few, monkeypatch):
+    monkeypatch.setattr(tokenizers, "FEW", few)
+    tokenizer = Spelled(tokenizer_object=character_tokenizer().backend_tokenizer)
+    ids = encoded(tokenizer, ["a b"])
+    assert decoded(character_tokenizer(), ids) == ["A B"]
+    assert decoded(tokenizer, ids) == ["AB"]
+
+
 class Slow:
     """FAKE tokenizer without a backend: one id for each character."""
 

@@ -38,7 +38,7 @@ from didact.algorithms.supervised import negative_log_likelihood
 from didact.algorithms.trust import one_sided_trust
 from didact.algorithms.weights import importance, truncated_is
 
-fast = settings(deadline=None, max_examples=25)
+fast = settings(max_examples=25)
 seeds = st.integers(0, 2**31)
 
 
