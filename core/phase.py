@@ -9,7 +9,7 @@ from random import Random
 
 from didact.core.batch import Batch, together
 from didact.core.errors import RecipeError
-from didact.core.protocols import ReplayBuffer, Run, UpdateRule
+from didact.core.protocols import Names, Reader, ReplayBuffer, Run, UpdateRule
 from didact.core.ranks import RANK_STRIDES
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Trajectory
@@ -167,15 +167,27 @@ class Phase:
         for prefix, columns in sorted(wanted.items()):
             if prefix == "old":  # of a single step, the live columns are the old ones
                 needed = frozenset(columns) if steps > 1 else frozenset(columns) & self.rule.ahead
-                rows = run.learners[self.model].freeze(rows, needed) if needed else rows
+                rows = self._read(run.learners[self.model], rows, needed) if needed else rows
             elif prefix in run.frozen:
-                rows = run.frozen[prefix].freeze(rows, frozenset(columns))
+                rows = self._read(run.frozen[prefix], rows, frozenset(columns))
             else:
                 raise RecipeError(
                     f"phases.{self.name}: its rule reads {sorted(columns)}, but there is no model "
                     f"'{prefix}' (there is: {', '.join(sorted(run.frozen)) or 'none'})."
                 )
         return rows
+
+    def _read(
+        self, reader: Reader, rows: Sequence[Trajectory], columns: Names
+    ) -> Sequence[Trajectory]:
+        """Rows with these columns; those on which the loss vanishes only if the rule looks at all
+        rows beforehand."""
+        if columns & self.rule.ahead:
+            return reader.freeze(rows, columns)
+        idle = self.rule.idle(Batch(tuple(rows)))
+        active = [row for row, is_idle in zip(rows, idle, strict=True) if not is_idle]
+        read = iter(reader.freeze(active, columns))
+        return [row if is_idle else next(read) for row, is_idle in zip(rows, idle, strict=True)]
 
     def _now(self, batch: Batch, run: Run) -> Batch:
         """For rules that look at the live policy over the whole mini-batch: one forward more."""

@@ -41,6 +41,9 @@ class Wanted:
     def by(rule: UpdateRule, batch: Batch, offers: Names, watch: Names) -> Wanted:
         """Read a rule's needs. A stored `old_…` column is used; without one the live one is old.
 
+        Args:
+            batch: the rows that will be run forward.
+
         Raises:
             RecipeError: some rows carry an old column and others do not.
         """

@@ -116,7 +116,7 @@ class TorchLearner:
         self._optimizer(optimizer)
         idle = rule.idle(batch)
         active = [at for at, is_idle in enumerate(idle) if not is_idle]
-        wanted = learning.Wanted.by(rule, batch, self.reader.offers, self.watch)
+        wanted = learning.Wanted.by(rule, batch.take(active), self.reader.offers, self.watch)
         padded = not self.reader.packing
 
         def attempt(max_tokens: int) -> Mapping[str, float]:
