@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from didact.core.phase import Phase, Trigger
@@ -48,3 +49,53 @@ def test_the_order_depends_on_seed_step_and_phase_alone():
     assert passes() == passes()
     others = passes(seed=1), passes(step=1), passes(name="sft")
     assert all(other != passes() for other in others)
+
+
+class Counting:
+    """FAKE reader: notes how many rows it was given, and writes zeros."""
+
+    def __init__(self):
+        self.seen = []
+
+    def freeze(self, rows, columns):
+        self.seen.append((len(rows), sorted(columns)))
+        return [one.with_columns(**{name: torch.zeros(1) for name in columns}) for one in rows]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "epochs", "seen"),
+    [
+        ((), 2, {"policy": [(3, ["old_logprobs"])], "ref": [(3, ["ref_logprobs"])]}),
+        ((), 1, {"policy": [], "ref": [(3, ["ref_logprobs"])]}),
+        (
+            ("old_logprobs",),
+            1,
+            {"policy": [(ROWS, ["old_logprobs"])], "ref": [(3, ["ref_logprobs"])]},
+        ),
+    ],
+)
+def test_rows_on_which_the_loss_vanishes_are_read_only_if_the_rule_looks_at_all(
+    ahead, epochs, seen
+):
+    rule = SimpleNamespace(
+        needs=frozenset({"logprobs", "old_logprobs", "ref_logprobs"}),
+        ahead=frozenset(ahead),
+        idle=lambda batch: [one.signals["number"] % 4 != 0 for one in batch.rows],
+    )
+    phase = Phase("rl", Where(), Queue(), Trigger(), rule, epochs=epochs)
+    phase.offer([Group(PROMPT, tuple(row(float(at)) for at in range(ROWS)))], 0)
+    policy, ref = Counting(), Counting()
+    run = SimpleNamespace(
+        seed=0,
+        step=0,
+        metrics={},
+        generators={"policy": SimpleNamespace(version=0)},
+        learners={"policy": policy},
+        frozen={"ref": ref},
+    )
+    for batch in phase.batches(run):
+        assert [one.signals["number"] for one in batch.rows] == list(range(ROWS))
+        assert ["ref_logprobs" in one.columns for one in batch.rows] == [
+            at % 4 == 0 for at in range(ROWS)
+        ]
+    assert {"policy": policy.seen, "ref": ref.seen} == seen
