@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from didact.algorithms.rules import Bound, Sum, Term
 from didact.core import world as worlds
+from didact.core.backends import deepspeed_learner
 from didact.core.backends.deepspeed_learner import DeepSpeedLearner
 from didact.core.backends.lora import LoraSpec, adapted
 from didact.core.backends.models import load_model, load_tokenizer
@@ -53,6 +55,17 @@ def difference(first, second):
 
 def kept(learner):
     return [(name, value.clone()) for name, value in learner.weights()]
+
+
+def gathered(learner, whole):
+    """The same weights in small buckets: how far from those of one, and the number of buckets."""
+    with (
+        mock.patch.object(deepspeed_learner, "BUCKET", 2000),
+        mock.patch.object(learner, "_gathered", wraps=learner._gathered) as gathers,
+    ):
+        found = list(learner.weights())  # none is read before the last bucket has come
+    assert [name for name, _ in found] == [name for name, _ in whole]
+    return [difference(found, whole), gathers.call_count]
 
 
 def apart(first, second):
@@ -114,6 +127,7 @@ def check(stage, world, folder, tokenizer):
     out["resumed"] = difference(one.weights(), two.weights())
     one.save(folder / f"stage-{stage}")
     weights = kept(one)
+    out["gathered"] = gathered(one, weights)
     if world.rank == 0:
         saved = AutoModelForCausalLM.from_pretrained(folder / f"stage-{stage}")
         out["saved"] = difference(weights, saved.named_parameters())
@@ -166,6 +180,7 @@ def low(stage, world, tokenizer, folder):
     out["state"] = held / wanted * (world.size if stage else 1)
     out["parameters"] = max(out["parameters"], trained(plain, one, 2, 3))
     start, whole = dict(moved_model().named_parameters()), kept(one)
+    out["gathered"] = gathered(one, whole)
     one.load_state_dict(state)
     trained(plain, one, 2, 3)
     out["resumed"] = difference(whole, one.weights())

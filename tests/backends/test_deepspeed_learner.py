@@ -70,6 +70,13 @@ def test_the_gathered_model_is_saved_as_it_is(found, stage):
     assert found[0][stage]["saved"] == 0.0
 
 
+def test_weights_gathered_in_many_buckets_are_those_of_one(found):
+    """Those of the model, and those that adapters of other buckets are merged into."""
+    for rank in found:
+        for kind in (*(rank[stage] for stage in STAGES), *rank["low"].values()):
+            assert kind["gathered"][0] == 0.0 and kind["gathered"][1] > 5, kind
+
+
 def test_bfloat16_is_within_one_unit_in_the_last_place_of_the_torch_learner(found):
     for rank in found:  # parameters up to 1, whose bfloat16 neighbour is 2^-8 below
         assert max(rank["bfloat16"].values()) <= 2**-8, rank["bfloat16"]
