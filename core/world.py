@@ -16,6 +16,8 @@ from didact.core.errors import RunError, Stranded
 
 T = TypeVar("T")
 U = TypeVar("U")
+GPU_BACKEND = "cpu:gloo,cuda:nccl"
+"""By which library torch.distributed sends tensors of either device."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,36 @@ class Ranks:
 
 
 def current() -> Alone | Ranks:
-    """The world this process was launched into (`torchrun` sets the variables)."""
+    """The world this process was launched into (`torchrun` sets the variables).
+
+    With GPUs, tensors on them go by NCCL, and objects and barriers by gloo: nothing is sent before
+    a process has its GPU, and none waits on another's. No device is bound to the group: torch would
+    then take barriers to the GPU, and split NCCL's communicator for each group that is made.
+    Written to torch's documented interface; not run on a GPU.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Alone()
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        backend = "gloo"
+        if torch.cuda.is_available():
+            own_gpu()
+            backend = GPU_BACKEND
+        dist.init_process_group(backend)
     return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def own_gpu() -> int:
+    """The GPU of this process, by its rank on this machine; from now on torch's current one."""
+    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= count:
+        raise RunError(
+            f"LOCAL_RANK {local} has no GPU: this process sees {count}. Start as many processes on "
+            f"a machine as it has GPUs (torchrun --nproc-per-node={count}) and let each see all of "
+            f"them (CUDA_VISIBLE_DEVICES), or hide them all for a run on the CPU "
+            f"(CUDA_VISIBLE_DEVICES=)."
+        )
+    torch.cuda.set_device(local)
+    return local
 
 
 def leave(code: int) -> NoReturn:

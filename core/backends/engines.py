@@ -16,6 +16,7 @@ import torch
 
 from didact.core.errors import RecipeError
 from didact.core.protocols import State
+from didact.core.world import own_gpu
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
@@ -27,9 +28,7 @@ def device(name: str) -> torch.device:
         return torch.device(name)
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
+    return torch.device("cuda", own_gpu())
 
 
 def keep_freed_memory() -> None:
