@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,7 +164,22 @@ def _fresh(auto: Any, spec: ModelSpec, tokenizer: Any, options: dict[str, Any]) 
         raise RecipeError(f"model: its 'config' is not usable: {error}") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        return auto.from_config(config, **options)
+        try:
+            return auto.from_config(config, **options)
+        except ImportError as error:
+            raise _lacking("model", error, options) from None
+
+
+def _lacking(what: str, error: ImportError, options: Mapping[str, Any]) -> RecipeError:
+    """What to say of a package that transformers does not find for a model or a tokenizer."""
+    said = str(error).strip().splitlines()[0].rpartition("following error: ")[2]
+    if options.get("attn_implementation") == "flash_attention_2" and "FlashAttention" in said:
+        return RecipeError(
+            f"{what} cannot have 'attention: flash_attention_2': {said} Install flash-attn "
+            f"(pip install flash-attn --no-build-isolation, on a machine with an NVIDIA GPU), or "
+            f"say 'attention: packed', which needs no package."
+        )
+    return RecipeError(f"{what} needs a package that is not here: {said}")
 
 
 def _pretrained(auto: Any, source: str | None, what: str, **options: Any) -> Any:
@@ -173,6 +189,8 @@ def _pretrained(auto: Any, source: str | None, what: str, **options: Any) -> Any
         raise RecipeError(f"{what}: there is no folder '{source}', and it is no hub id.")
     try:
         return auto.from_pretrained(str(path) if path.exists() else source, **options)
+    except ImportError as error:
+        raise _lacking(f"{what} '{source}'", error, options) from None
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise RecipeError(f"{what}: '{source}' cannot be loaded: {first}") from None
