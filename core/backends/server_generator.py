@@ -45,7 +45,7 @@ class ServerGenerator:
             too, so `max_age` and importance weights see how old they are.
         folder: for sync "folder", one that all servers see under the same path; None: in this
             machine's memory, for servers on it.
-        bucket_mib: size of a packed chunk of "nccl".
+        bucket_mib: size of a packed chunk of "nccl"; a larger tensor makes all of its size.
         served: the model's name there; None: the only one that is served.
         seeded: give every request a seed of its own. Without, samples of one prompt are asked for
             in one request.
@@ -121,7 +121,7 @@ class ServerGenerator:
         """
         if self.way is None:
             return
-        reached = self.way.push(learner.weights(), version)
+        reached = self.way.push(learner.weights, version)
         self.count = version
         if self.probe is None:
             return

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from didact.core.backends.endpoint import Endpoint, Unreachable
 from didact.core.backends.servers import Servers
-from didact.core.backends.weight_sync import Weights, packed
+from didact.core.backends.weight_sync import Weights, holding, packed
 from didact.core.protocols import World
 
 
@@ -37,7 +37,8 @@ class ByNccl:
     work until then. Written to vLLM's interface and tested with a stand-in; not run on a GPU.
 
     Attributes:
-        bucket: bytes of a chunk.
+        bucket: bytes of a chunk, if no tensor is larger.
+        size: bytes of a chunk, known since the first push; servers are told this number.
         connect: opens a communicator.
     """
 
@@ -48,18 +49,23 @@ class ByNccl:
     bucket: int
     connect: Connect
     groups: dict[str, Group] = field(default_factory=dict)
+    size: int = 0
 
-    def push(self, weights: Weights, version: int) -> Sequence[str]:
-        """New weights for all servers that are up; their URLs. Every rank calls and iterates."""
+    def push(self, weights: Callable[[], Weights], version: int) -> Sequence[str]:
+        """New weights for all servers that are up; their URLs. Every rank calls and iterates.
+
+        The first push goes through the weights twice, for the size of the largest.
+        """
+        self.size = self.size or holding(self.bucket, weights(), self.dtype)
         self.servers.mark = f"{self.servers.run}{version}"
         joined: Sequence[list[str]] = self.world.map(
             lambda mine: [self.servers.each(self._join) if at == 0 else [] for at in mine],
             range(self.world.size),
         )
         if self.world.rank == 0:
-            self._send(joined[0], weights)
+            self._send(joined[0], weights())
         else:
-            for _ in weights:
+            for _ in weights():
                 pass
         self.world.barrier()
         return joined[0]
@@ -79,7 +85,7 @@ class ByNccl:
         place = {"master_address": address, "master_port": port, "rank_offset": 1}
         size = 1 + about.workers
         request = self.servers.versions[url].init_info(
-            "nccl", {**place, "world_size": size}, packed_buffer_size_bytes=self.bucket
+            "nccl", {**place, "world_size": size}, packed_buffer_size_bytes=self.size
         )
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(engine.init_weight_transfer_engine, request)
@@ -88,7 +94,7 @@ class ByNccl:
 
     def _send(self, urls: Sequence[str], weights: Weights) -> None:
         engines = {url: self.servers.engines[url] for url in urls}
-        buffer = torch.empty(self.bucket, dtype=torch.uint8, device=self.device)
+        buffer = torch.empty(self.size, dtype=torch.uint8, device=self.device)
         for engine in engines.values():
             engine.pause()
             engine.start_weight_update()
@@ -113,7 +119,7 @@ class ByNccl:
 
     def _update(self, url: str, about: Mapping[str, Any]) -> dict[str, Any]:
         return self.servers.versions[url].update_info(
-            "nccl", about, packed_buffer_size_bytes=self.bucket
+            "nccl", about, packed_buffer_size_bytes=self.size
         )
 
 

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +43,10 @@ class ByFolder:
     dtype: torch.dtype
     world: World
 
-    def push(self, weights: Weights, version: int) -> Sequence[str]:
+    def push(self, weights: Callable[[], Weights], version: int) -> Sequence[str]:
         """New weights for all servers that are up; their URLs. Every rank calls and iterates."""
         first = self.world.rank == 0
-        held = {name: value.detach().to(self.dtype).cpu() for name, value in weights if first}
+        held = {name: value.detach().to(self.dtype).cpu() for name, value in weights() if first}
         before, self.servers.mark = self._path(), f"{self.servers.run}{version}"
         reached: Sequence[list[str]] = self.world.map(
             lambda mine: [self._give(held, before) if at == 0 else [] for at in mine],

@@ -11,7 +11,7 @@ import torch
 
 from didact.core.backends import vllm_engine, vllm_versions, weight_sync
 from didact.core.backends.models import ModelSpec
-from didact.core.backends.probe import THRESHOLDS, Probe, differing, said
+from didact.core.backends.probe import THRESHOLDS, Compared, Probe, differing, said
 from didact.core.errors import RunError
 from didact.core.protocols import Learner, Request, Sample, Sampling, World
 from didact.core.ranges import Count, Fraction, Positive
@@ -44,7 +44,7 @@ class VllmGenerator:
         sync: how weights travel: "reload" in this process or through a file, "ipc" by CUDA IPC
             (written to vLLM's interface, not run on a GPU), "auto": in this process if the engine
             is, else "ipc" on GPUs.
-        bucket_mib: size of a packed chunk of "ipc".
+        bucket_mib: size of a packed chunk of "ipc"; a larger tensor makes all of its size.
         seeded: give every request a seed of its own. Without, vLLM draws from one generator and
             samples of one prompt are asked for at once: faster on GPUs with many requests, but
             samples then depend on what is batched together.
@@ -111,13 +111,16 @@ class VllmGenerator:
         self.sleeps = sleep and cuda
 
     def start(self) -> None:
-        """Start the engine, without weights."""
+        """Start the engine for a learner, without its weights."""
         self.folder = tempfile.TemporaryDirectory(prefix="didact-engine-")
         self.config.save_pretrained(self.folder.name)
         self.engine = vllm_engine.start(Path(self.folder.name), self.settings, self.transport)
         self.longest = self.engine.llm_engine.model_config.max_model_len
+        bucket = self.bucket
+        if self.transport == "ipc":
+            bucket = weight_sync.holding(bucket, self.learner.weights(), self.dtype)
         self.push = vllm_engine.pushes(
-            self.engine, self.versions, self.transport, self.dtype, self.bucket, self.in_process
+            self.engine, self.versions, self.transport, self.dtype, bucket, self.in_process
         )
 
     @property
@@ -145,9 +148,9 @@ class VllmGenerator:
             self.gap = self.probe.gap(self.generate, learner, self.world)
             self.probe.check(self.gap, version, lambda: said(*self._compared()))
         if self.tensors:
-            apart, unknown = self._compared()
-            if apart:
-                raise RunError(f"sync {version}: {said(apart, unknown)}")
+            found = self._compared()
+            if found.apart:
+                raise RunError(f"sync {version}: {said(*found)}")
 
     def rest(self) -> None:
         """Until the next use, leave the GPU's memory to the learner (with `sleep`)."""
@@ -210,10 +213,10 @@ class VllmGenerator:
             self.asleep = False
         self.versions.forget_prefixes(self.engine)
 
-    def _compared(self) -> tuple[list[str], list[str]]:
+    def _compared(self) -> Compared:
         """The learner's tensors which the engine holds otherwise, and those it cannot compare."""
         if self.settings.tensor_parallel > 1:
-            return [], [name for name, _ in self.learner.weights()]
+            return Compared([], [name for name, _ in self.learner.weights()], [])
         theirs = self.engine.collective_rpc("didact_products")[0]
         fused = self.engine.collective_rpc("didact_fused")[0]
         return differing(theirs, self.learner.weights(), fused, self.dtype)

@@ -18,7 +18,7 @@ from didact.core.errors import RunError
 Weights = Iterable[tuple[str, Tensor]]
 Transport = Literal["memory", "folder", "ipc"]
 BUCKET = 256 * 2**20
-"""Bytes of a packed chunk."""
+"""Bytes of a packed chunk, if no tensor is larger."""
 
 
 class Push(Protocol):
@@ -194,20 +194,22 @@ class PackedIpc:
             self.versions.finish(self.engine, version)
 
 
+def holding(bucket: int, weights: Weights, dtype: torch.dtype) -> int:
+    """Bytes of a buffer of a bucket or more, into which every tensor fits alone in a dtype.
+
+    Goes through all weights, and keeps none: gathered ones are gathered one after another.
+    """
+    return max(bucket, max((value.numel() * dtype.itemsize for _, value in weights), default=0))
+
+
 def packed(weights: Weights, buffer: Tensor, dtype: torch.dtype) -> Iterator[Chunk]:
     """Fill the buffer again and again with tensors cast to a dtype, as many as fit at a time.
 
-    Raises:
-        RunError: a tensor does not fit into the buffer alone.
+    The buffer holds every tensor alone: see `holding`.
     """
     chunk, used = Chunk([], [], [], []), 0
     for name, value in weights:
         flat = value.detach().to(buffer.device, dtype).contiguous().view(-1).view(torch.uint8)
-        if len(flat) > len(buffer):
-            raise RunError(
-                f"sync: tensor '{name}' has {len(flat)} bytes and a chunk {len(buffer)}; raise "
-                f"'bucket_mib'."
-            )
         if used + len(flat) > len(buffer):
             yield chunk
             chunk, used = Chunk([], [], [], []), 0

@@ -36,7 +36,7 @@ class FakeVllm:
         self.release, self.missing, self.transfer = release, missing, transfer
         self.modern = tuple(map(int, release.split("."))) >= (0, 28)
         self.held, self.said, self.loaded, self.wire = "", [], {}, queue.Queue()
-        self.packing, self.port = None, 0
+        self.packing, self.port, self.told = None, 0, set()
 
     def post(self, path, body):
         path, _, query = path.partition("?")
@@ -87,6 +87,7 @@ class FakeVllm:
         """As the packed consumer reads: names until a buffer is full, then one broadcast."""
         packing = self.packing or update_info
         assert packing["packed"]
+        self.told.add(packing["packed_buffer_size_bytes"])
         about = zip(*(update_info[k] for k in ("names", "dtype_names", "shapes")), strict=True)
         parts = [(n, getattr(torch, d), s) for n, d, s in about]
         sizes = [torch.Size(s).numel() * d.itemsize for _, d, s in parts]
@@ -166,7 +167,7 @@ def weights():
     return [(name, torch.randn(shape, generator=draw)) for name, shape in shapes.items()]
 
 
-def by_nccl(serve, *fakes):
+def by_nccl(serve, *fakes, bucket=64):
     endpoints = [serve(fake) for fake in fakes]
     engines = {each.url: RemoteEngine.at(each) for each in endpoints}
     versions = {url: engine.check() for url, engine in engines.items()}
@@ -177,7 +178,7 @@ def by_nccl(serve, *fakes):
         return FakeGroup(fakes, port)
 
     together = Servers(engines, versions, "run/", 0.5)
-    way = ByNccl(together, torch.float32, torch.device("cpu"), Alone(), 64, connect)
+    way = ByNccl(together, torch.float32, torch.device("cpu"), Alone(), bucket, connect)
     return way, endpoints, connected
 
 
@@ -186,7 +187,7 @@ def test_chunks_over_nccl_bring_every_tensor_to_every_server(serve, release):
     fakes = [FakeVllm(release), FakeVllm(release)]
     way, endpoints, connected = by_nccl(serve, *fakes)
     for version in (0, 1):
-        assert way.push(iter(weights()), version) == [each.url for each in endpoints]
+        assert way.push(weights, version) == [each.url for each in endpoints]
         for fake in fakes:
             assert all(torch.equal(fake.loaded.pop(name), value) for name, value in weights())
             assert fake.held == f"run/{version}"
@@ -206,15 +207,27 @@ def test_chunks_over_nccl_bring_every_tensor_to_every_server(serve, release):
     )
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_tensor_larger_than_a_bucket_goes_over_nccl_between_small_ones(serve, release):
+    fake, passes = FakeVllm(release), []
+    way, _, _ = by_nccl(serve, fake, bucket=8)
+    for version in (0, 1):
+        way.push(lambda: passes.append(1) or iter(weights()), version)
+        assert all(torch.equal(fake.loaded.pop(name), value) for name, value in weights())
+    assert fake.told == {60}, "servers know the size of the largest, 'a' with 60 bytes"
+    assert len(passes) == 3, "sizes are looked at once"
+    assert fake.said.count("update_weights") == 2 * 3, "small ones are packed together"
+
+
 def test_a_server_that_was_restarted_waits_for_the_next_push_over_nccl(serve):
     fakes = [FakeVllm(), FakeVllm()]
     way, endpoints, connected = by_nccl(serve, *fakes)
-    way.push(iter(weights()), 0)
+    way.push(weights, 0)
     way.admit(endpoints[1])
     fakes[1].held = ""
     with pytest.raises(Unreachable, match="next update"):
         way.admit(endpoints[1])
-    way.push(iter(weights()), 1)
+    way.push(weights, 1)
     assert len(connected) == 3 and fakes[1].held == "run/1"
     way.admit(endpoints[1])
 
@@ -223,10 +236,10 @@ def test_a_server_that_is_down_is_left_out_and_one_must_be_up(serve):
     fakes = [FakeVllm(), FakeVllm()]
     way, endpoints, _ = by_nccl(serve, *fakes)
     way.servers.engines[endpoints[1].url] = RemoteEngine.at(Endpoint("http://127.0.0.1:9/v1"))
-    assert way.push(iter(weights()), 0) == [endpoints[0].url]
+    assert way.push(weights, 0) == [endpoints[0].url]
     way.servers.engines[endpoints[0].url] = way.servers.engines[endpoints[1].url]
     with pytest.raises(RunError, match=r"no server took the weights for 0.5 s.*--resume"):
-        way.push(iter(weights()), 1)
+        way.push(weights, 1)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """Ways of weights, with FAKE engines: packed chunks, a file, and what is refused."""
 
+import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from didact.core.backends import weight_sync
+from didact.core.backends import vllm_engine, weight_sync
+from didact.core.backends.vllm_generator import VllmGenerator
 from didact.core.backends.vllm_versions import Versions
-from didact.core.backends.weight_sync import InMemory, PackedIpc, ThroughFolder, packed
+from didact.core.backends.weight_sync import InMemory, PackedIpc, ThroughFolder, holding
 from didact.core.errors import RunError
 
 
@@ -115,9 +118,54 @@ def test_ranks_that_do_not_send_still_gather_every_tensor():
     assert len(seen) == 5 and len(barriers) == 6
 
 
-def test_a_tensor_larger_than_a_chunk_is_refused_by_name():
-    with pytest.raises(RunError, match=r"'a' has 60 bytes.*bucket_mib"):
-        list(packed(weights(), torch.empty(59, dtype=torch.uint8), torch.float32))
+def test_a_tensor_larger_than_a_bucket_arrives_and_small_ones_are_packed_together():
+    engine = FakeEngine(modern=True)
+    bucket = holding(8, iter(weights()), torch.float32)
+    assert bucket == 60 and holding(8, iter(weights()), torch.bfloat16) == 30
+    assert holding(64, iter(weights()), torch.float32) == 64
+    way, barriers = ipc(engine, "0.32.0", bucket)
+    way(iter(weights()), "3")
+    assert all(torch.equal(engine.loaded[name], value) for name, value in weights())
+    assert len(barriers) == 2 * 3, "'a' alone, 'b' and 'c', 'd' and 'e'"
+
+
+def test_the_weights_are_measured_one_at_a_time():
+    alive, most = weakref.WeakSet(), []
+
+    def gathered() -> Iterator:
+        for at in range(4):
+            value = torch.zeros(2**at)
+            alive.add(value)
+            most.append(len(alive))
+            yield f"{at}", value
+            del value
+
+    assert holding(1, gathered(), torch.float32) == 32
+    assert max(most) <= 2
+
+
+@pytest.mark.parametrize(("transport", "bytes_"), [("ipc", 60), ("folder", 8)])
+def test_the_generator_gives_cuda_ipc_a_buffer_for_the_largest_tensor(
+    monkeypatch, transport, bytes_
+):
+    """With FAKES of the engine's start and of the way to it."""
+    made = SimpleNamespace(
+        transport=transport,
+        bucket=8,
+        dtype=torch.float32,
+        learner=SimpleNamespace(weights=lambda: iter(weights())),
+        config=SimpleNamespace(save_pretrained=lambda folder: None),
+        settings=None,
+        versions=None,
+        in_process=False,
+    )
+    engine = SimpleNamespace(
+        llm_engine=SimpleNamespace(model_config=SimpleNamespace(max_model_len=9))
+    )
+    monkeypatch.setattr(vllm_engine, "start", lambda *told: engine)
+    monkeypatch.setattr(vllm_engine, "pushes", lambda *told: told)
+    VllmGenerator.start(made)
+    assert made.push[2:5] == (transport, torch.float32, bytes_)
 
 
 class FakeCalls:
