@@ -212,7 +212,6 @@ def pushes(
     transport: weight_sync.Transport,
     dtype: torch.dtype,
     bucket: int,
-    in_process: bool,
 ) -> weight_sync.Push:
     """The way of weights into an engine."""
     if transport == "memory":
@@ -228,7 +227,7 @@ def pushes(
         offer=weight_sync.cuda_offer,
         gather=lambda own: own,
         barrier=lambda: None,
-        encode=weight_sync.plain_handles if in_process else weight_sync.pickled_handles,
+        encode=weight_sync.pickled_handles,
         bucket=bucket,
     )
     ipc.open()

@@ -42,8 +42,8 @@ class VllmGenerator:
         separate_process: run the engine in a process of its own.
         sleep: free the engine's GPU memory between `rest` and the next use (no effect on a CPU).
         sync: how weights travel: "reload" in this process or through a file, "ipc" by CUDA IPC
-            (written to vLLM's interface, not run on a GPU), "auto": in this process if the engine
-            is, else "ipc" on GPUs.
+            into a process of its own on the learner's GPU (written to vLLM's interface, not run on
+            a GPU), "auto": in this process if the engine is, else "ipc" on one GPU.
         bucket_mib: size of a packed chunk of "ipc"; a larger tensor makes all of its size.
         seeded: give every request a seed of its own. Without, vLLM draws from one generator and
             samples of one prompt are asked for at once: faster on GPUs with many requests, but
@@ -95,8 +95,10 @@ class VllmGenerator:
             ranks=self.world.size,
         )
         cuda = self.settings.check(config)
-        self.in_process = not separate_process and tensor_parallel == 1
-        self.transport = weight_sync.choose(sync, in_process=self.in_process, cuda=cuda)
+        inside = not separate_process and tensor_parallel == 1
+        self.transport = weight_sync.choose(
+            sync, in_process=inside, cuda=cuda, tensor_parallel=tensor_parallel
+        )
         self.config, self.bucket = config, bucket_mib * 2**20
         self.learner: Learner
         self.engine: Any = None
@@ -120,7 +122,7 @@ class VllmGenerator:
         if self.transport == "ipc":
             bucket = weight_sync.holding(bucket, self.learner.weights(), self.dtype)
         self.push = vllm_engine.pushes(
-            self.engine, self.versions, self.transport, self.dtype, bucket, self.in_process
+            self.engine, self.versions, self.transport, self.dtype, bucket
         )
 
     @property

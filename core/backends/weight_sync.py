@@ -242,11 +242,6 @@ def gather_handles(own: dict[str, Any]) -> dict[str, Any]:
     return {uuid: handle for part in everyone for uuid, handle in part.items()}
 
 
-def plain_handles(handles: dict[str, Any]) -> dict[str, Any]:
-    """For an engine in this process."""
-    return {"ipc_handles": handles}
-
-
 def pickled_handles(handles: dict[str, Any]) -> dict[str, Any]:
     """For an engine in a child process, which must have VLLM_ALLOW_INSECURE_SERIALIZATION=1.
 
@@ -257,19 +252,31 @@ def pickled_handles(handles: dict[str, Any]) -> dict[str, Any]:
     return {"ipc_handles_pickled": base64.b64encode(pickle.dumps(handles)).decode()}
 
 
-def choose(sync: str, *, in_process: bool, cuda: bool) -> Transport:
+def choose(sync: str, *, in_process: bool, cuda: bool, tensor_parallel: int) -> Transport:
     """How weights travel.
 
+    CUDA IPC is between two processes on one GPU: CUDA opens no handle in the process that made it,
+    and each worker of an engine on several GPUs looks for a handle of its own.
+
     Raises:
-        RunError: CUDA IPC is asked for without CUDA.
+        RunError: CUDA IPC is asked for where it cannot work.
     """
     if sync == "ipc" and not cuda:
         raise RunError("generator 'vllm': sync 'ipc' needs a GPU; use sync=auto.")
-    if sync == "ipc":
-        return "ipc"
+    if sync == "ipc" and tensor_parallel > 1:
+        raise RunError(
+            f"generator 'vllm': sync 'ipc' reaches the learner's GPU alone, and tensor_parallel "
+            f"{tensor_parallel} has others; use sync=auto, which goes through a file."
+        )
+    if sync == "ipc" and in_process:
+        raise RunError(
+            "generator 'vllm': sync 'ipc' is for an engine in another process, and this one is in "
+            "the learner's; use sync=auto, or separate_process=true."
+        )
     if in_process:
         return "memory"
-    return "ipc" if sync == "auto" and cuda else "folder"
+    alone = cuda and tensor_parallel == 1
+    return "ipc" if sync == "ipc" or (sync == "auto" and alone) else "folder"
 
 
 def shared_memory() -> str | None:

@@ -69,7 +69,7 @@ def ipc(engine, release, bucket=64, dtype=torch.float32, **settings):
         offer=lambda buffer: {"gpu": buffer},
         gather=lambda own: own,
         barrier=lambda: barriers.append(1),
-        encode=weight_sync.plain_handles,
+        encode=lambda handles: {"ipc_handles": handles},
         bucket=bucket,
     )
     return way, barriers
@@ -157,7 +157,6 @@ def test_the_generator_gives_cuda_ipc_a_buffer_for_the_largest_tensor(
         config=SimpleNamespace(save_pretrained=lambda folder: None),
         settings=None,
         versions=None,
-        in_process=False,
     )
     engine = SimpleNamespace(
         llm_engine=SimpleNamespace(model_config=SimpleNamespace(max_model_len=9))
@@ -193,22 +192,38 @@ def test_a_process_gets_every_tensor_and_repairs_its_head(way):
 
 
 @pytest.mark.parametrize(
-    ("sync", "in_process", "cuda", "way"),
+    ("sync", "in_process", "cuda", "tensor_parallel", "way"),
     [
-        ("auto", True, True, "memory"),
-        ("auto", False, True, "ipc"),
-        ("auto", False, False, "folder"),
-        ("reload", False, True, "folder"),
-        ("ipc", True, True, "ipc"),
+        ("auto", True, True, 1, "memory"),
+        ("auto", True, False, 1, "memory"),
+        ("auto", False, True, 1, "ipc"),
+        ("auto", False, True, 2, "folder"),
+        ("auto", False, False, 1, "folder"),
+        ("auto", False, False, 2, "folder"),
+        ("reload", True, True, 1, "memory"),
+        ("reload", False, True, 1, "folder"),
+        ("reload", False, True, 2, "folder"),
+        ("ipc", False, True, 1, "ipc"),
     ],
 )
-def test_the_way_follows_from_where_the_engine_is(sync, in_process, cuda, way):
-    assert weight_sync.choose(sync, in_process=in_process, cuda=cuda) == way
+def test_the_way_follows_from_where_the_engine_is(sync, in_process, cuda, tensor_parallel, way):
+    where = {"in_process": in_process, "cuda": cuda, "tensor_parallel": tensor_parallel}
+    assert weight_sync.choose(sync, **where) == way
 
 
-def test_cuda_ipc_without_cuda_is_refused():
-    with pytest.raises(RunError, match="needs a GPU"):
-        weight_sync.choose("ipc", in_process=True, cuda=False)
+@pytest.mark.parametrize(
+    ("in_process", "cuda", "tensor_parallel", "said"),
+    [
+        (True, False, 1, r"'ipc' needs a GPU; use sync=auto\."),
+        (False, False, 2, r"'ipc' needs a GPU; use sync=auto\."),
+        (True, True, 1, r"engine in another process.*use sync=auto, or separate_process=true\."),
+        (False, True, 2, r"the learner's GPU alone, and tensor_parallel 2 has.*use sync=auto"),
+    ],
+)
+def test_cuda_ipc_that_cannot_work_is_refused(in_process, cuda, tensor_parallel, said):
+    where = {"in_process": in_process, "cuda": cuda, "tensor_parallel": tensor_parallel}
+    with pytest.raises(RunError, match=said):
+        weight_sync.choose("ipc", **where)
 
 
 class ParallelLMHead(torch.nn.Linear):
