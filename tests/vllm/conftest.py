@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -71,6 +72,57 @@ def learner(spec, tokenizer):
         for p in made.parameters():
             p.add_(torch.randn_like(p) * 0.08)
     return TorchLearner(made, tokenizer, {"main": OptimizerSpec(lr=1e-3)})
+
+
+@pytest.fixture(scope="session")
+def _engines(spec, tokenizer, learner):
+    """Real engines in this process, one for each dtype that is asked for."""
+    from didact.core.backends.vllm_generator import VllmGenerator
+
+    @cache
+    def engine(dtype):
+        before = torch.random.get_rng_state()
+        made = VllmGenerator(tokenizer, spec, max_model_len=256, dtype=dtype, probe=None)
+        made.resume(learner, 0)
+        assert torch.equal(torch.random.get_rng_state(), before), "starting it drew random numbers"
+        return made
+
+    return engine
+
+
+@pytest.fixture
+def serving(_engines, learner):
+    """An engine with the learner's weights, as version 0, without a probe."""
+
+    def served(dtype):
+        engine = _engines(dtype)
+        engine.probe, engine.tensors = None, False
+        engine.push = replace(engine.push, repair=True)
+        engine.resume(learner, 0)
+        return engine
+
+    return served
+
+
+@pytest.fixture
+def changed(learner):
+    """The learner with other weights, for a while."""
+
+    @contextmanager
+    def other(by):
+        kept = [p.detach().clone() for p in learner.params]
+        draw = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for p in learner.params:
+                p.add_(torch.randn(p.shape, generator=draw) * by)
+        try:
+            yield learner
+        finally:
+            with torch.no_grad():
+                for p, value in zip(learner.params, kept, strict=True):
+                    p.copy_(value)
+
+    return other
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A real vLLM engine serves the learner's model: what it samples, and how weights reach it."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -9,8 +8,6 @@ import torch
 
 from didact.core.backends.hf_generator import HFGenerator
 from didact.core.backends.models import load_model
-from didact.core.backends.probe import Probe
-from didact.core.backends.vllm_generator import VllmGenerator
 from didact.core.errors import RunError
 from didact.core.protocols import Request, Sampling
 from didact.core.types import Problem, Prompt, Trajectory
@@ -21,22 +18,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def engine(spec, tokenizer, learner):
-    before = torch.random.get_rng_state()
-    made = VllmGenerator(tokenizer, spec, max_model_len=256, probe=None)
-    made.resume(learner, 0)
-    assert torch.equal(torch.random.get_rng_state(), before), "starting it drew random numbers"
-    return made
-
-
 @pytest.fixture
-def served(engine, learner):
-    """The engine with the learner's weights, as version 0, without a probe."""
-    engine.probe, engine.tensors = None, False
-    engine.push = replace(engine.push, repair=True)
-    engine.resume(learner, 0)
-    return engine
+def served(serving):
+    return serving("float32")
 
 
 def learners_logprobs(learner, requests, samples):
@@ -51,42 +35,6 @@ def learners_logprobs(learner, requests, samples):
 def agree(learner, requests, samples):
     pairs = zip(samples, learners_logprobs(learner, requests, samples), strict=True)
     return all(torch.allclose(sample.logprobs, ours, atol=1e-4) for sample, ours in pairs)
-
-
-@contextmanager
-def changed(learner, by=0.02):
-    """The learner with other weights, for a while."""
-    kept = [p.detach().clone() for p in learner.params]
-    draw = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for p in learner.params:
-            p.add_(torch.randn(p.shape, generator=draw) * by)
-    try:
-        yield learner
-    finally:
-        with torch.no_grad():
-            for p, value in zip(learner.params, kept, strict=True):
-                p.copy_(value)
-
-
-class Faulty:
-    """A way to the engine on which `edit` changes the weights."""
-
-    def __init__(self, push, edit):
-        self.push, self.edit = push, edit
-
-    def __call__(self, weights, version):
-        self.push(self.edit(dict(weights)).items(), version)
-
-
-@contextmanager
-def faulty(engine, edit):
-    kept = engine.push
-    engine.push = Faulty(kept, edit)
-    try:
-        yield
-    finally:
-        engine.push = kept
 
 
 def test_greedy_decoding_gives_the_tokens_of_the_transformers_generator(
@@ -169,75 +117,12 @@ def test_too_long_a_request_is_refused_before_it_is_cut(served, requests):
         served.generate(requests, Sampling(max_tokens=250))
 
 
-def test_sync_brings_new_weights_and_counts(learner, served, requests):
-    with changed(learner):
+def test_sync_brings_new_weights_and_counts(learner, served, requests, changed):
+    with changed(0.02):
         served.sync(learner)
         samples = served.generate(requests, Sampling(max_tokens=8))
         assert {s.version for s in samples} == {1} and served.version == 1
         assert agree(learner, requests, samples)
-
-
-def probed(engine, spec):
-    """The engine with its probe as it would be by default."""
-    engine.probe = Probe(99, 1.0, 1e-4)
-    return engine
-
-
-def test_the_probe_is_silent_when_weights_arrive(spec, learner, served):
-    with changed(learner):
-        probed(served, spec).sync(learner)
-    assert served.gap < 1e-5
-    with changed(learner, 0.01):
-        served.tensors = True
-        served.sync(learner)
-
-
-DOWN = "model.layers.1.mlp.down_proj.weight"
-KEYS = "model.layers.0.self_attn.k_proj.weight"
-NORM = "model.layers.1.input_layernorm.weight"
-
-
-@pytest.mark.parametrize("name", [DOWN, KEYS, NORM, "model.embed_tokens.weight"])
-@pytest.mark.parametrize("way", ["dropped", "permuted", "stale"])
-def test_the_probe_names_a_tensor_that_went_wrong(spec, learner, served, name, way):
-    before = {key: value.clone() for key, value in learner.weights()}
-
-    def edit(weights):
-        if way == "dropped":
-            weights.pop(name)
-        elif way == "stale":
-            weights[name] = before[name]
-        else:
-            weights[name] = weights[name].roll(1, 0)
-        return weights
-
-    with changed(learner), faulty(served, edit), pytest.raises(RunError) as caught:
-        probed(served, spec).sync(learner)
-    named = {key for key in before if key in str(caught.value)}
-    assert name in named
-    if way != "dropped":
-        assert named == {name}, "only the wrong tensor is named"
-
-
-def test_the_probe_sees_the_stale_tied_head_when_its_repair_is_taken_out(spec, learner, served):
-    served.push = replace(served.push, repair=False)
-    with changed(learner), pytest.raises(RunError, match=r"lm_head\.weight"):
-        probed(served, spec).sync(learner)
-    with changed(learner):
-        served.push = replace(served.push, repair=True)
-        served.sync(learner)
-        assert served.gap < 1e-5
-
-
-def test_comparing_tensors_sees_what_is_too_small_for_the_probe(spec, learner, served):
-    served.tensors = True
-
-    def edit(weights):
-        weights[DOWN] = weights[DOWN] * (1 + 1e-3)
-        return weights
-
-    with faulty(served, edit), pytest.raises(RunError, match="down_proj"):
-        served.sync(learner)
 
 
 class Sleepy:

@@ -75,7 +75,7 @@ def own(learner):
 
 def test_products_of_a_plain_model_are_the_learners(served, learner):
     seen = products_of_engine(served.model)
-    assert differing(seen, learner.weights(), {}, torch.float32) == ([], [])
+    assert differing(seen, learner.weights(), {}, torch.float32) == ([], [], [])
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -97,7 +97,8 @@ def test_fused_tensors_are_taken_apart_and_padding_is_ignored(learner):
     engine["model.embed_tokens.weight"] = (True, product(padded).tolist())
     engine[at + "qkv_proj.weight"] = (False, product(fused).tolist())
     parts = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
-    assert differing(engine, learner.weights(), parts, torch.float32) == ([], [])
+    rough = [at + part + "_proj.weight" for part in "qkv"]
+    assert differing(engine, learner.weights(), parts, torch.float32) == ([], [], rough)
     wrong = own(learner)
     wrong[KEYS] = wrong[KEYS] + 1e-3
     assert differing(engine, wrong.items(), parts, torch.float32)[0] == [KEYS]
@@ -107,7 +108,7 @@ def test_a_tied_head_is_compared_with_the_embedding(learner):
     engine = {name: (True, product(value).tolist()) for name, value in learner.weights()}
     _, head = engine["model.embed_tokens.weight"]
     engine["lm_head.weight"] = (False, [value * 1.01 for value in head])
-    apart, _ = differing(engine, learner.weights(), {}, torch.float32)
+    apart = differing(engine, learner.weights(), {}, torch.float32).apart
     assert apart == ["lm_head.weight (of model.embed_tokens.weight)"]
 
 
@@ -119,11 +120,9 @@ def test_what_only_one_side_has_is_said(learner):
         f"{KEYS} (not among the learner's)"
     ]
     engine.pop(KEYS)
-    apart, unknown = differing(engine, ours.items(), {}, torch.float32)
-    assert (apart, unknown) == ([], [KEYS])
-    assert said(apart, unknown) == (
-        "Which tensors differ is not known: 1 tensors could not be compared."
-    )
+    found = differing(engine, ours.items(), {}, torch.float32)
+    assert found == ([], [KEYS], [])
+    assert said(*found) == ("Which tensors differ is not known: 1 tensors could not be compared.")
     assert said([], []).startswith("All tensors are equal")
     assert said([KEYS], []) == f"Tensors that differ: {KEYS}."
 
@@ -132,6 +131,42 @@ def test_what_was_read_exactly_is_compared_exactly(learner):
     half = {name: value.bfloat16() for name, value in learner.weights()}
     one = next(iter(half))
     other = half | {one: torch.nextafter(half[one], half[one] + 1)}
-    for exact, apart in ((True, [one]), (False, [])):
+    for exact, apart, rough in ((True, [one], []), (False, [], list(half))):
         engine = {name: (exact, product(value).tolist()) for name, value in other.items()}
-        assert differing(engine, half.items(), {}, torch.bfloat16)[0] == apart
+        found = differing(engine, half.items(), {}, torch.bfloat16)
+        assert (found.apart, found.rough) == (apart, rough)
+
+
+def test_equality_is_not_said_of_what_was_only_seen_rounded():
+    assert said([], [], [DOWN]).startswith(
+        f"All tensors are equal but those compared only within rounding: {DOWN}. They may differ"
+    )
+    assert said([KEYS], [], [DOWN]) == (
+        f"Tensors that differ: {KEYS}. Compared only within rounding: {DOWN}."
+    )
+
+
+class QuantMethod:
+    """FAKE: a layer's kernel in vLLM, whose weight was packed away."""
+
+    def __init__(self, weight):
+        self.kept = weight
+
+    def apply(self, module, fed, bias):
+        return fed @ self.kept.T
+
+
+class UnquantizedMethod(QuantMethod):
+    """FAKE: one that computes with the weight as it is."""
+
+
+@pytest.mark.parametrize("method", [QuantMethod, UnquantizedMethod])
+def test_a_packed_weight_is_read_exactly_unless_it_is_quantised(method):
+    draw = torch.Generator().manual_seed(4)
+    weight = torch.randn(5, 130, generator=draw).bfloat16()
+    layer = torch.nn.Module()
+    layer.weight = torch.nn.Parameter(torch.empty(0, dtype=torch.bfloat16))
+    layer.quant_method, layer.input_size_per_partition = method(weight), 130
+    read, values = products_of_engine(torch.nn.Sequential(layer))["0.weight"]
+    apart = (torch.tensor(values, dtype=torch.float64) - product(weight)).abs().max()
+    assert (read, bool(apart < 1e-12)) == ((method is UnquantizedMethod),) * 2
