@@ -6,9 +6,13 @@ has no mask function for, so a mask arrives only if the caller gives a 4-D one.
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,6 +22,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from didact.core.errors import RunError
 
 NAME = "didact_packed"
+WIDEST = 256
+"""Size of a head that the variable-length kernels serve at most."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +88,8 @@ def attend(
         causal = attention_mask is None and query.shape[2] > 1
         out = _dense(query, key, value, attention_mask, causal, scaling)
         return out.transpose(1, 2).contiguous(), None
-    flash = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
-    rows = _flash if flash else _by_row
+    half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    rows = _kernel(query.device, query.shape[-1]) if half else _by_row
     return rows(query, key, value, packing, scaling), None
 
 
@@ -135,23 +142,86 @@ def _by_row(
 def _flash(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None
 ) -> Tensor:
+    """By torch's kernel, to its documented interface of 2.11 to 2.13; not run on a GPU."""
     from torch.nn.attention.varlen import varlen_attn
 
+    grouped: dict[str, Any] = {}
+    if query.shape[1] != key.shape[1] and "enable_gqa" in _keywords(varlen_attn):
+        grouped = {"enable_gqa": True}
+    elif query.shape[1] != key.shape[1]:
+        times = query.shape[1] // key.shape[1]
+        key, value = (each.repeat_interleave(times, 1) for each in (key, value))
     ends, longest = packing.boundaries, packing.longest
     out = varlen_attn(
-        query[0].transpose(0, 1).contiguous(),
-        key[0].transpose(0, 1).contiguous(),
-        value[0].transpose(0, 1).contiguous(),
+        _by_token(query),
+        _by_token(key),
+        _by_token(value),
         ends,
         ends,
         longest,
         longest,
         scale=scaling,
         window_size=(-1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **grouped,
     )
     assert isinstance(out, Tensor)
     return out[None]
+
+
+def _flash_package(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None
+) -> Tensor:
+    """By the package flash-attn, to its documented interface of 2.x; not run on a GPU."""
+    ends, longest = packing.boundaries, packing.longest
+    out: Tensor = import_module("flash_attn").flash_attn_varlen_func(
+        _by_token(query),
+        _by_token(key),
+        _by_token(value),
+        ends,
+        ends,
+        longest,
+        longest,
+        softmax_scale=scaling,
+        causal=True,
+    )
+    return out[None]
+
+
+def _by_token(packed: Tensor) -> Tensor:
+    """[1, H, total, D] as [total, H, D]."""
+    return packed[0].transpose(0, 1).contiguous()
+
+
+@cache
+def _kernel(device: torch.device, size: int) -> Callable[..., Tensor]:
+    """What attends over packed rows in half precision on a GPU, for heads of this size.
+
+    Torch's kernel; else that of flash-attn; else padded rows. The second and third are told once.
+    """
+    served = size <= WIDEST and torch.cuda.get_device_capability(device) >= (8, 0)
+    lacks = _lacking(size) if served else f"no kernel is for heads of {size} on this GPU"
+    if not lacks:
+        return _flash
+    package = served and find_spec("flash_attn") is not None
+    place = "flash-attn is used" if package else "rows are padded inside the attention, slower"
+    log.warning("torch's attention over packed rows is not used: %s; %s", lacks, place)
+    return _flash_package if package else _by_row
+
+
+def _lacking(size: int) -> str:
+    """Why torch's kernel is not for heads of this size; "" if it is."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return f"torch {torch.__version__} has no torch.nn.attention.varlen"
+    if not {"scale", "window_size"} <= _keywords(varlen_attn):
+        return f"varlen_attn of torch {torch.__version__} has no 'scale' or no 'window_size'"
+    return f"it wants heads of a multiple of 8, these have {size}" if size % 8 else ""
+
+
+@cache
+def _keywords(function: Callable[..., object]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def register(function: Callable[..., tuple[Tensor, None]] = attend) -> str:
