@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import shutil
-import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from didact.core.backends.driver import driver, hidden, no_gpu, outdated
 from didact.plugins.manager import API, load
 from didact.plugins.recipes import recipe_files
 from didact.plugins.registry import Plugin, Registry
@@ -45,6 +43,7 @@ class Facts:
         versions: of installed packages by name.
         cuda: what torch was built for, "" for the CPU.
         driver, driver_cuda: the NVIDIA driver and the newest CUDA it serves; "" without one.
+        reached: whether torch finds a GPU.
         variables: environment variables.
     """
 
@@ -52,6 +51,7 @@ class Facts:
     cuda: str = ""
     driver: str = ""
     driver_cuda: str = ""
+    reached: bool = True
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -67,15 +67,16 @@ def facts() -> Facts:
     """This environment."""
     import torch
 
-    driver, served = _driver()
+    version, served = driver()
     wanted = [Requirement(text).name for text in requires("didact") or ()]
     names = {*PACKAGES, *wanted, "ray", "flashinfer-python"}
     found = {name: _version(name) for name in sorted(names)}
     return Facts(
         versions={name: text for name, text in found.items() if text},
         cuda=torch.version.cuda or "",
-        driver=driver,
+        driver=version,
         driver_cuda=served,
+        reached=torch.cuda.is_available(),
         variables=dict(os.environ),
     )
 
@@ -85,21 +86,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
-
-
-def _driver() -> tuple[str, str]:
-    """The NVIDIA driver's version and the newest CUDA it serves, as `nvidia-smi` says."""
-    if shutil.which("nvidia-smi") is None:
-        return "", ""
-    try:
-        said = subprocess.run(
-            ["nvidia-smi"], capture_output=True, text=True, timeout=20, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return "?", ""
-    driver = re.search(r"Driver Version:\s*([\d.]+)", said)
-    served = re.search(r"CUDA Version:\s*([\d.]+)", said)
-    return driver[1] if driver else "?", served[1] if served else ""
 
 
 def judged(known: Facts, needed: Iterator[str] | list[str]) -> Iterator[Finding]:
@@ -156,15 +142,10 @@ def _cuda(known: Facts) -> Iterator[Finding]:
     if known.driver and not known.cuda:
         text = f"an NVIDIA driver ({known.driver}) is here, but torch is built for the CPU."
         yield Finding("warning", text)
-    if not known.cuda or not known.driver_cuda:
-        return
-    built, served = Version(known.cuda), Version(known.driver_cuda)
-    if built.major > served.major:
-        yield Finding(
-            "error",
-            f"torch is built for CUDA {known.cuda}, the driver {known.driver} serves up to "
-            f"{known.driver_cuda}; update the driver, or install torch for CUDA {served.major}.",
-        )
+    about = (known.cuda, known.driver, known.driver_cuda)
+    lost = known.cuda and known.driver and not known.reached and not hidden(known.variables)
+    if text := no_gpu(*about) if lost else outdated(*about):
+        yield Finding("error", text)
 
 
 def examine() -> tuple[list[str], list[Finding]]:

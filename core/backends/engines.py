@@ -14,7 +14,8 @@ from typing import Any
 import numpy
 import torch
 
-from didact.core.errors import RecipeError
+from didact.core.backends.driver import driver, hidden, no_gpu
+from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import State
 from didact.core.world import own_gpu
 
@@ -23,12 +24,24 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def device(name: str) -> torch.device:
-    """The device of this process: "auto" is the GPU of its local rank if there is one."""
+    """The device of this process: "auto" is the GPU of its local rank if there is one.
+
+    Raises:
+        RunError: "auto", and torch is built for CUDA and an NVIDIA driver is here, but no GPU is
+            found, nor are they hidden on purpose: nobody wants to train on the CPU unawares.
+    """
     if name != "auto":
         return torch.device(name)
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", own_gpu())
+    if torch.cuda.is_available():
+        return torch.device("cuda", own_gpu())
+    if torch.version.cuda and not hidden(os.environ):
+        version, served = driver()
+        if version:
+            raise RunError(
+                f"{no_gpu(torch.version.cuda, version, served)} For a run on the CPU say so: "
+                f"device: cpu in learner and generator, or CUDA_VISIBLE_DEVICES= for everything."
+            )
+    return torch.device("cpu")
 
 
 def keep_freed_memory() -> None:
@@ -64,7 +77,7 @@ def checkpointed(model: Any, asked: bool | str) -> None:
 
 def memory(name: str) -> tuple[str, float]:
     """ "GPU" or "CPU", and how many bytes of memory a process may have of it on this machine."""
-    if name == "cpu" or not torch.cuda.is_available():
+    if device(name).type == "cpu" or not torch.cuda.is_available():
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return "CPU", whole / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return "GPU", float(torch.cuda.get_device_properties(device(name)).total_memory)

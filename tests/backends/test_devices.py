@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from didact.core import world
-from didact.core.backends import engines
+from didact.core.backends import driver, engines
 from didact.core.errors import RunError
 
 
@@ -64,3 +64,71 @@ def test_more_processes_than_gpus_are_refused_before_anything_is_started(monkeyp
 def test_torch_reads_the_backend_as_gloo_for_objects_and_nccl_for_gpus():
     parsed = dist.BackendConfig(dist.Backend(world.GPU_BACKEND)).get_device_backend_map()
     assert parsed == {"cpu": "gloo", "cuda": "nccl"}
+
+
+def lost_gpu(monkeypatch, tmp_path, *, built="13.0", smi=None, module="", shown=None):
+    """FAKE machine: torch built for CUDA finds no GPU; a driver says its version, or there is none.
+
+    Args:
+        smi: what nvidia-smi prints; None if it is not installed.
+        module: what the kernel says of the driver.
+        shown: CUDA_VISIBLE_DEVICES, if set.
+    """
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(driver, "KERNEL", tmp_path / "version")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if smi is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{smi}'\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    if module:
+        (tmp_path / "version").write_text(module)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+
+
+SMI = "| NVIDIA-SMI {0}   Driver Version: {0}   CUDA Version: {1} |"
+CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 2023\n"
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.14  Release Build\n"
+
+
+@pytest.mark.parametrize(
+    ("machine", "said"),
+    [
+        (
+            {"smi": SMI.format("550.54", "12.4")},
+            "CUDA 13.0, the driver 550.54 serves up to 12.4; update the driver, or install torch",
+        ),
+        (
+            {"smi": SMI.format("580.65", "13.0")},
+            r"driver \(580.65\) is here, .* see what nvidia-smi",
+        ),
+        ({"module": CLOSED}, r"driver \(535.129.03\) is here, but torch finds no GPU"),
+        ({"module": OPEN, "shown": "0,1"}, r"driver \(550.54.14\) is here"),
+        ({"smi": "NVIDIA-SMI has failed"}, r"driver \(\?\) is here"),
+    ],
+)
+@pytest.mark.parametrize("ask", [engines.device, engines.memory])
+def test_no_run_goes_to_the_cpu_unawares(monkeypatch, tmp_path, machine, said, ask):
+    lost_gpu(monkeypatch, tmp_path, **machine)
+    with pytest.raises(RunError, match=said + r".* device: cpu in learner and generator") as told:
+        ask("auto")
+    assert "\n" not in str(told.value)
+    assert engines.device("cpu") == torch.device("cpu") and engines.memory("cpu")[0] == "CPU"
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {},
+        {"built": None, "module": OPEN},
+        {"module": OPEN, "shown": ""},
+        {"module": OPEN, "shown": "-1"},
+    ],
+)
+def test_without_a_driver_or_cuda_or_with_all_gpus_hidden_auto_is_the_cpu(
+    monkeypatch, tmp_path, machine
+):
+    lost_gpu(monkeypatch, tmp_path, **machine)
+    assert engines.device("auto") == torch.device("cpu")

@@ -17,7 +17,10 @@ def found(needed=NEEDED, **facts):
 
 def test_a_sound_environment_has_no_findings():
     assert found() == []
-    assert found(versions={"vllm": "0.32.0"}, cuda="13.0", driver="580", driver_cuda="13.0") == []
+    gpu = {"cuda": "13.0", "driver": "580", "driver_cuda": "13.0"}
+    assert found(versions={"vllm": "0.32.0"}, **gpu) == []
+    assert found(**gpu, reached=False, variables={"CUDA_VISIBLE_DEVICES": ""}) == []
+    assert found(cuda="13.0", reached=False) == []
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,14 @@ def test_a_sound_environment_has_no_findings():
             "error: torch is built for CUDA 13.0, the driver 550.54 serves up to 12.4",
         ),
         ({"driver": "580.1"}, "warning: an NVIDIA driver (580.1) is here"),
+        (
+            {"cuda": "13.0", "driver": "580.1", "driver_cuda": "13.0", "reached": False},
+            "error: torch is built for CUDA 13.0 and an NVIDIA driver (580.1) is here, but torch",
+        ),
+        (
+            {"cuda": "13.0", "driver": "550.54", "driver_cuda": "12.4", "reached": False},
+            "error: torch is built for CUDA 13.0, the driver 550.54 serves up to 12.4",
+        ),
         (
             {
                 "versions": {"vllm": "0.32.0"},
