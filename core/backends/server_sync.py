@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -72,9 +73,11 @@ class ByFolder:
     def _load(self, url: str) -> None:
         engine = self.servers.engines[url]
         engine.pause()
-        engine.collective_rpc("didact_load", (str(self._path()), self.servers.mark))
-        self.servers.versions[url].forget_prefixes(engine)
-        engine.resume()
+        try:
+            engine.collective_rpc("didact_load", (str(self._path()), self.servers.mark))
+            self.servers.versions[url].forget_prefixes(engine)
+        finally:
+            engine.resume()
 
     def _path(self) -> Path:
         name = self.servers.mark.removeprefix(self.servers.run) or "none"
@@ -94,8 +97,8 @@ def opened(
         RunError: a server or this process lacks what that needs.
         RecipeError: there is no such folder.
     """
-    if sync == "nccl" and not torch.cuda.is_available():
-        raise RunError("generator 'server': sync 'nccl' needs a GPU here; use sync=folder.")
+    if sync == "nccl":
+        _check_here()
     engines = {server.url: RemoteEngine.at(server) for server in servers}
     versions = {url: engine.check() for url, engine in engines.items()}
     about = {url: engine.about() for url, engine in engines.items()}
@@ -122,6 +125,18 @@ def opened(
             sweep(place)
         weakref.finalize(way, _dropped, way.folder, owned(way.folder))
     return way
+
+
+def _check_here() -> None:
+    if not torch.cuda.is_available():
+        raise RunError("generator 'server': sync 'nccl' needs a GPU here; use sync=folder.")
+    try:
+        metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        raise RunError(
+            "generator 'server': sync 'nccl' needs vLLM here too, for its communicator: pip "
+            "install 'didact[gpu]', or use sync=folder."
+        ) from None
 
 
 def owned(folder: Path) -> int:
