@@ -10,7 +10,7 @@ from typing import Any
 
 from didact.configs.assemble import Parts
 from didact.configs.schema import Recipe
-from didact.core.backends import engines, footprint
+from didact.core.backends import engines, footprint, sampling
 from didact.core.backends.footprint import Bytes, Shape, Training
 from didact.core.backends.models import ModelSpec
 from didact.core.errors import RecipeError
@@ -158,10 +158,12 @@ def _generator(
     width = 2 if (getattr(given, "dtype", None) or spec.dtype) == "bfloat16" else 4
     weights = float(width * shape.parameters)
     if hasattr(given, "max_batch"):
-        longest = recipe.prompt.max_tokens + recipe.sampling.max_tokens
-        positions = min(int(given.max_batch), rows * longest) if rows else int(given.max_batch)
-        cache = footprint.cache(shape, width, positions)
-        return {"generator weights": weights, "key-value cache": cache}, weights
+        prompt, response = recipe.prompt.max_tokens, recipe.sampling.max_tokens
+        most = max(int(given.max_batch) // (prompt + response), 1)
+        many = min(most, rows) if rows else most
+        drawing = sampling.held(recipe.sampling.made())
+        taken = footprint.decoding(shape, width, many, prompt, response, drawing)
+        return {"generator weights": weights, **taken}, weights
     if not hasattr(given, "gpu_memory"):
         return {}, 0.0  # it serves elsewhere
     weights /= int(given.tensor_parallel)

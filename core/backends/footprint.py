@@ -178,6 +178,24 @@ def cache(shape: Shape, width: int, positions: int) -> float:
     return 2.0 * width * shape.layers * shape.keys * positions
 
 
+def decoding(
+    shape: Shape, width: int, rows: int, prompt: int, response: int, per_logit: int
+) -> Bytes:
+    """What so many rows take while they are decoded together, beside the weights.
+
+    The most is there in the last layer of the prompts, whose responses are not cached yet, or in
+    the last step, while tokens are drawn or a layer's keys or values are copied to make room.
+
+    Args:
+        per_logit: bytes that drawing holds of each, beside the logits themselves.
+    """
+    full = cache(shape, width, rows * (prompt + response))
+    layer = width * (3 * shape.inner + 4 * shape.hidden + 2 * shape.queries // shape.heads)
+    first = float(layer * rows * prompt) - cache(shape, width, rows * response)
+    last = max(float((per_logit + width) * rows * shape.vocabulary), full / (2 * shape.layers))
+    return {"key-value cache": full, "temporaries": max(first, last)}
+
+
 def total(parts: Mapping[str, float]) -> float:
     """The sum of all parts."""
     return sum(parts.values())

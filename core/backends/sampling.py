@@ -43,13 +43,20 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
         logits = logits / sampling.temperature
     if sampling.top_k or sampling.top_p < 1.0:
         logits = truncated(logits, sampling.top_k, sampling.top_p)
-    logprobs = logits.log_softmax(-1)
-    below = logprobs.double().exp().cumsum(-1)
+    logits = logits.log_softmax(-1)  # under the same name, or two of these big tensors stay
+    below = logits.double().exp_().cumsum_(-1)
     total = below[:, -1:]
     wanted = torch.minimum(uniform[:, None] * total, torch.nextafter(total, total * 0))
     tokens = torch.searchsorted(below, wanted, right=True)[:, 0]
     tokens = tokens.clamp(max=logits.shape[-1] - 1)  # NaN logits lead beyond the vocabulary
-    return tokens, _of(logprobs, tokens)
+    return tokens, _of(logits, tokens)
+
+
+def held(sampling: Sampling) -> int:
+    """Most bytes for each logit that `draw` holds at once, beside the logits it is given."""
+    if sampling.temperature == 0:
+        return 8
+    return 28 if sampling.top_k or sampling.top_p < 1.0 else 12
 
 
 def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -58,9 +65,9 @@ def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     if 0 < top_k < logits.shape[-1]:
         ordered[:, top_k:] = float("-inf")
     probs = ordered.softmax(-1)
-    before = probs.cumsum(-1) - probs
-    ordered = ordered.masked_fill((before >= top_p) & (before > 0), float("-inf"))
-    return torch.empty_like(logits).scatter(-1, order, ordered)
+    before = probs.cumsum(-1).sub_(probs)
+    ordered.masked_fill_((before >= top_p) & (before > 0), float("-inf"))
+    return torch.empty_like(logits).scatter_(-1, order, ordered)
 
 
 def _of(logprobs: Tensor, tokens: Tensor) -> Tensor:

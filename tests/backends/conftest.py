@@ -88,6 +88,11 @@ def apart():
     return footprint_apart
 
 
+@pytest.fixture
+def peak_of():
+    return peak_bytes
+
+
 @pytest.fixture(scope="session")
 def spec():
     return small_spec()

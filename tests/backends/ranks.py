@@ -232,7 +232,8 @@ def short(stage, world, tokenizer):
 
 def footprints(tokenizer):
     """Predicted against measured memory, held and at the peak, by ZeRO stage and kind."""
-    kinds = [(1, "float32", False), (2, "float32", True), (3, "bfloat16", True)]
+    half = [(stage, "bfloat16", stage > 1) for stage in (1, 2, 3)]
+    kinds = [(1, "float32", False), (2, "float32", True), *half]
 
     def apart(stage, dtype, checkpointing):
         def made(model, settings):

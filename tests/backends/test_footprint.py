@@ -6,10 +6,13 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from didact.core.backends import footprint
+from didact.core.backends import footprint, sampling
 from didact.core.backends.footprint import Shape, Training
+from didact.core.backends.hf_generator import HFGenerator
+from didact.core.backends.models import load_model
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.torch_learner import TorchLearner
+from didact.core.protocols import Request, Sampling
 
 SEVEN = Shape(7_615_616_512, 7_615_616_512, 3584, 28, 28, 3584, 512, 18944, 152064, False)
 """Qwen2.5-7B."""
@@ -25,6 +28,43 @@ def test_the_peak_of_an_update_is_measured_within_15_percent(
 
     held, peak = apart(made, None, dtype, checkpointing)
     assert abs(held) < 0.01 and abs(peak) < 0.15, (held, peak)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "how", [Sampling(), Sampling(temperature=0.7), Sampling(temperature=0.7, top_p=0.9)]
+)
+def test_drawing_tokens_holds_what_is_said_of_it(peak_of, how, dtype):
+    logits = torch.randn(8, 5000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    uniform = torch.full((8,), 0.5, dtype=torch.float64)
+    measured = peak_of(lambda: sampling.draw(logits, uniform, how)) / logits.numel()
+    assert measured == pytest.approx(sampling.held(how), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "prompt", "response", "how"),
+    [
+        (32000, 16, 5, {}),
+        (32000, 16, 5, {"temperature": 0.7, "top_p": 0.9}),
+        (200, 100, 3, {}),
+        (200, 16, 60, {}),
+    ],
+    ids=["drawing", "drawing from the nucleus", "prompts", "cache"],
+)
+def test_the_peak_of_generation_is_measured_within_5_percent(
+    spec, tokenizer, peak_of, vocabulary, prompt, response, how
+):
+    config = spec.config | {"vocab_size": vocabulary}
+    model = load_model(spec.model_copy(update={"config": config}), tokenizer)
+    generator = HFGenerator(model, tokenizer, device="cpu")
+    generator.ends = generator.ends[:0]  # every response is as long as it can be
+    requests = [Request(torch.full((prompt,), 5), seed) for seed in range(24)]
+    asked = Sampling(max_tokens=response, **how)
+    measured = peak_of(lambda: generator.generate(requests, asked))
+    shape = Shape.of(model, model.config)
+    drawing = sampling.held(asked)
+    found = footprint.decoding(shape, 4, len(requests), prompt, response, drawing)
+    assert footprint.total(found) == pytest.approx(measured, rel=0.05)
 
 
 def test_a_shape_is_read_from_a_model_without_weights():

@@ -71,11 +71,26 @@ def test_the_moments_of_a_step_add_up_what_lies_in_memory():
     policy, ref = found.held["policy"], found.held["ref"]
     assert policy["weights"] == ref["weights"] and set(ref) == {"weights"}
     held = footprint.total(policy) + footprint.total(ref)
-    cache = found.generating["key-value cache"]
-    assert found.moments["generation"] == held + policy["weights"] + cache
+    assert set(found.generating) == {"generator weights", "key-value cache", "temporaries"}
+    own = policy["weights"] + found.generating["key-value cache"] + found.generating["temporaries"]
+    assert found.moments["generation"] == held + own
     learning = footprint.total(found.learning["policy"])
     assert found.moments["update of policy"] == held + policy["weights"] + learning
     assert found.peak == max(found.moments.values())
+
+
+def test_what_drawing_a_token_takes_grows_with_rows_vocabulary_and_truncation():
+    """128 rows of 200 logits, or as many as the cache has room for; float32 or bfloat16."""
+
+    def drawing(*overrides):
+        wide = (MODEL[0], MODEL[1].replace("vocab_size: 200", "vocab_size: 32000"))
+        return memory(*wide, *overrides).generating["temporaries"]
+
+    assert drawing() == (12 + 2) * 128 * 32000
+    assert drawing("sampling.top_p=0.9") == (28 + 2) * 128 * 32000
+    assert drawing("models.policy.dtype=float32") == (12 + 4) * 128 * 32000
+    few = "generator={use: hf, max_batch: 420}"
+    assert drawing(few) == (12 + 2) * 10 * 32000
 
 
 def test_what_is_lent_to_the_generator_is_missing_while_it_generates():
