@@ -156,6 +156,7 @@ def _generator(
         tokenizer=tokenizer,
         temperature=recipe.sampling.temperature or 1.0,
         world=world,
+        sampling=recipe.sampling.made(),
     )
     return generator
 

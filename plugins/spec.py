@@ -46,7 +46,7 @@ PROVIDED = {
     "sampler": {"task", "seed"},
     "stage": {"rewards"},
     "rule": {"average"},
-    "generator": {"model", "spec", "tokenizer", "temperature", "world"},
+    "generator": {"model", "spec", "tokenizer", "temperature", "world", "sampling"},
     "learner": {"model", "tokenizer", "optimizers", "temperature", "world", "values"},
     "observer": {"folder", "steps"},
 }

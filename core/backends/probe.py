@@ -130,11 +130,11 @@ def products_of_engine(model: nn.Module) -> dict[str, tuple[bool, list[float]]]:
 
 def _answers(module: Any, weight: Tensor, exact: bool) -> Tensor | None:
     """The product of a layer's weight, by the layer's own kernel."""
-    method = getattr(module, "quant_method", None)
+    method: Any = getattr(module, "quant_method", None)
     columns = getattr(module, "input_size_per_partition", getattr(module, "embedding_dim", None))
-    if method is None or not hasattr(method, "apply") or columns is None:
+    dtype = weight.dtype if weight.dtype in THRESHOLDS else getattr(module, "params_dtype", None)
+    if not hasattr(method, "apply") or columns is None or dtype is None:
         return None
-    dtype = weight.dtype if weight.dtype in THRESHOLDS else torch.get_default_dtype()
     fixed = pattern(columns, dtype).to(weight.device)
     if not exact:
         answer: Tensor = method.apply(module, fixed.to(dtype)[None], None)

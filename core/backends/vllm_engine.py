@@ -1,4 +1,4 @@
-"""Starting a vLLM engine, and its words for our settings; the only file that imports vllm."""
+"""Starting a vLLM engine, and its words for our settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from didact.core.backends import weight_sync
+from didact.core.backends import vllm_limits, weight_sync
 from didact.core.backends.engines import random_state, restore_random
 from didact.core.backends.models import ModelSpec, load_model
 from didact.core.backends.vllm_versions import NOT_INSTALLED, Versions
@@ -33,6 +33,7 @@ class Settings:
 
     Attributes:
         ranks: processes of the run; with several, the launcher's processes are the engine's.
+        max_tokens: longest response that the recipe samples.
     """
 
     gpu_memory: float
@@ -45,6 +46,7 @@ class Settings:
     separate_process: bool
     sleep: bool
     ranks: int = 1
+    max_tokens: int = 1
 
     def check(self, config: Any) -> bool:
         """Refuse what cannot start, before a minute is spent; whether the engine is on GPUs.
@@ -54,15 +56,10 @@ class Settings:
             RunError: vLLM cannot be used here.
         """
         cuda = usable()
-        heads = config.get_text_config().num_attention_heads
-        asked = self.tensor_parallel
-        if heads % asked:
-            fits = [n for n in range(1, heads + 1) if heads % n == 0]
-            raise RecipeError(
-                f"generator.tensor_parallel: {asked} does not divide the model's {heads} attention "
-                f"heads; possible: {', '.join(map(str, fits))}."
-            )
-        here = torch.cuda.device_count()
+        asked, here = self.tensor_parallel, torch.cuda.device_count()
+        text = config.get_text_config()
+        vllm_limits.check_split(text, asked)
+        vllm_limits.check_room(text, self.max_model_len, self.max_tokens)
         if cuda and self.ranks == 1 and asked > here:
             raise RecipeError(
                 f"generator.tensor_parallel: {asked} GPUs asked for, {here} are here."
@@ -72,7 +69,7 @@ class Settings:
                 "generator: with several processes each has an engine of its own inside; leave out "
                 "'tensor_parallel' and 'separate_process'."
             )
-        _check_model(config, cuda)
+        vllm_limits.check_model(config, cuda)
         return cuda
 
 
@@ -124,29 +121,6 @@ def described(spec: ModelSpec, tokenizer: Any) -> tuple[Any, list[int]]:
             settings = None
     ends = getattr(settings, "eos_token_id", None)
     return config, ends if isinstance(ends, list) else [] if ends is None else [ends]
-
-
-def _check_model(config: Any, cuda: bool) -> None:
-    from vllm import ModelRegistry
-
-    names = list(config.architectures or ())
-    known = set(ModelRegistry.get_supported_archs())
-    if not known & set(names):
-        raise RecipeError(
-            f"generator 'vllm': vLLM has no implementation of {', '.join(names) or 'this model'}; "
-            f"use `generator=hf`."
-        )
-    if not cuda:
-        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
-
-        text = config.get_text_config()
-        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        sizes = CPUAttentionBackend.get_supported_head_sizes()
-        if size not in sizes:
-            raise RecipeError(
-                f"generator 'vllm': on a CPU vLLM has no attention for heads of {size}; it has "
-                f"{', '.join(map(str, sizes))}. Use `generator=hf` or another head_dim."
-            )
 
 
 def start(folder: Path, settings: Settings, transport: weight_sync.Transport) -> Any:

@@ -32,6 +32,7 @@ class VllmGenerator:
         spec: which model.
         temperature: of the learner's readouts, for the probe.
         world: the processes of the run; each has an engine of its own.
+        sampling: the recipe's; responses that leave no room for a prompt are refused.
         gpu_memory: share of a GPU's memory for the engine, weights and cache together.
         kv_cache_gib: size of the key-value cache; None: what `gpu_memory` leaves, 1 on a CPU.
         max_model_len: longest prompt and response together, in tokens; None: what the model can.
@@ -59,6 +60,7 @@ class VllmGenerator:
         spec: ModelSpec,
         temperature: float = 1.0,
         world: World | None = None,
+        sampling: Sampling | None = None,
         *,
         gpu_memory: Fraction = 0.4,
         kv_cache_gib: Positive | None = None,
@@ -93,6 +95,7 @@ class VllmGenerator:
             separate_process=separate_process,
             sleep=sleep,
             ranks=self.world.size,
+            max_tokens=sampling.max_tokens if sampling else 1,
         )
         cuda = self.settings.check(config)
         inside = not separate_process and tensor_parallel == 1
@@ -172,10 +175,11 @@ class VllmGenerator:
             self._load(self.count)
         widest = max(len(request.context) for request in requests)
         if widest + sampling.max_tokens > self.longest:
+            higher = "raise generator.max_model_len or " if self.settings.max_model_len else ""
             raise RunError(
                 f"generator 'vllm': a prompt of {widest} tokens and a response of up to "
-                f"{sampling.max_tokens} exceed its max_model_len of {self.longest}; raise "
-                f"generator.max_model_len or lower sampling.max_tokens."
+                f"{sampling.max_tokens} exceed its max_model_len of {self.longest}; {higher}lower "
+                f"sampling.max_tokens or prompt.max_tokens."
             )
         merged = [[at] for at in range(len(requests))]
         if not self.seeded:

@@ -2,12 +2,13 @@
 
 import builtins
 import json
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 
 from didact.configs import engines
-from didact.core.backends import vllm_engine
+from didact.core.backends import vllm_engine, vllm_limits
 from didact.core.backends.hf_generator import HFGenerator
 from didact.core.errors import DidactError, RecipeError, RunError
 
@@ -38,13 +39,63 @@ def settings(**changes):
 def gpus(monkeypatch):
     """FAKE: two GPUs, and a vLLM that serves every model."""
     monkeypatch.setattr(vllm_engine, "usable", lambda: True)
-    monkeypatch.setattr(vllm_engine, "_check_model", lambda *about: None)
+    monkeypatch.setattr(vllm_limits, "check_model", lambda *about: None)
     monkeypatch.setattr(vllm_engine.torch.cuda, "device_count", lambda: 2)
 
 
 def test_tensor_parallelism_must_divide_the_heads(gpus):
     with pytest.raises(RecipeError, match=r"4 does not divide the model's 6.*1, 2, 3, 6"):
         settings(tensor_parallel=4).check(config())
+
+
+@pytest.mark.parametrize(
+    ("asked", "model", "said"),
+    [
+        (
+            3,
+            {"num_key_value_heads": 2},
+            r"3 does not divide.* 6 .*heads, 2 key-value heads.*: 1, 2, 6",
+        ),
+        (
+            2,
+            {"intermediate_size": 99},
+            "2 does not.*6 attention heads and intermediate_size 99.*: 1, 3",
+        ),
+        (6, {"num_key_value_heads": 2, "intermediate_size": 64}, "possible: 1, 2[.]"),
+    ],
+)
+def test_tensor_parallelism_must_fit_every_layer(gpus, asked, model, said):
+    with pytest.raises(RecipeError, match=said):
+        settings(tensor_parallel=asked).check(config(**model))
+
+
+def test_key_value_heads_may_be_held_several_times(gpus):
+    assert settings(tensor_parallel=2).check(config(num_key_value_heads=1, intermediate_size=64))
+
+
+@pytest.mark.parametrize(
+    ("limits", "model", "said"),
+    [
+        ({}, {"max_position_embeddings": 64}, "up to 200 .*max_position_embeddings of 64"),
+        ({"max_model_len": 200}, {}, "up to 200 .*max_model_len of 200"),
+    ],
+)
+def test_responses_that_leave_no_room_for_a_prompt_are_refused(gpus, limits, model, said):
+    given = {"max_model_len": None, "max_tokens": 200} | limits
+    with pytest.raises(RecipeError, match=f"sampling.max_tokens: .*{said}"):
+        settings(**given).check(config(**model))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"max_position_embeddings": 201},
+        {"max_position_embeddings": 64, "rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
+        {},
+    ],
+)
+def test_responses_that_may_fit_are_not_refused(gpus, model):
+    assert settings(max_model_len=None, max_tokens=200).check(config(**model))
 
 
 def test_more_gpus_than_there_are_cannot_be_asked_for(gpus):
@@ -110,6 +161,27 @@ def test_what_cannot_work_is_refused_before_weights_are_loaded(run, monkeypatch,
     monkeypatch.setattr(engines, "load_model", lambda *about: pytest.fail("weights were loaded"))
     with pytest.raises(DidactError, match=said):
         run("grpo", f"generator={generator}")
+
+
+CODEGEN = "{model_type: codegen, n_embd: 32, n_layer: 1, n_head: 2, rotary_dim: 8, n_positions: 64}"
+
+
+@pytest.mark.skipif(find_spec("vllm.platforms") is None, reason="vLLM is not installed")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["sampling.max_tokens=600"], "up to 600 tokens .*max_position_embeddings of 512"),
+        ([], "no attention for heads of 16; it has 32"),
+        ([f"models.policy.config={CODEGEN}"], "no implementation of CodeGenForCausalLM; use .*hf"),
+    ],
+)
+def test_what_vllm_cannot_serve_is_refused_before_weights_are_loaded(
+    run, monkeypatch, changes, said
+):
+    monkeypatch.setattr(engines, "load_model", lambda *about: pytest.fail("weights were loaded"))
+    with pytest.raises(RecipeError, match=said) as caught:
+        run("grpo", "generator=vllm", *changes)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_a_generator_reports_of_a_sync_is_a_metric(run, monkeypatch):
