@@ -166,16 +166,16 @@ class FakeGroup:
     """FAKE communicator: a broadcast reaches the servers that have joined at its port."""
 
     def __init__(self, fakes, port):
-        self.fakes, self.port = fakes, port
+        self.fakes, self.port, self.destroyed = fakes, port, False
 
     def broadcast(self, tensor, src):
-        assert src == 0 and tensor.dtype == torch.uint8
+        assert src == 0 and tensor.dtype == torch.uint8 and not self.destroyed
         for fake in self.fakes:
             if fake.port == self.port:
                 fake.wire.put(tensor.clone())
 
     def destroy(self):
-        self.port = None
+        self.destroyed = True
 
 
 def weights():

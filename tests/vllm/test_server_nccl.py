@@ -121,7 +121,10 @@ def test_a_server_that_fails_in_a_push_is_named_and_left_out_until_the_next(
     if call == "init_weight_transfer_engine":
         fakes[1].held = ""  # as after a restart
     fakes[1].failing[call] = how
+    group = way.groups[endpoints[1].url]
     assert way.push(weights, 1) == [endpoints[0].url]
+    down = how == "dies" and call in CALLS[:3]
+    assert (endpoints[1].url in way.lost) == group.destroyed == (not down)
     assert f"server {endpoints[1].url}: " in caplog.text
     assert all(torch.equal(fakes[0].loaded.pop(name), value) for name, value in weights())
     up = [fake for fake in fakes if not fake.dead]
