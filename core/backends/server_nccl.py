@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -53,6 +53,7 @@ class ByNccl:
         size: bytes of a chunk, known since the first push; servers are told this number.
         connect: opens a communicator.
         lost: servers that failed in the latest push, and how.
+        ports: where this process meets each server, if it has to.
     """
 
     servers: Servers
@@ -64,6 +65,7 @@ class ByNccl:
     groups: dict[str, Group] = field(default_factory=dict)
     size: int = 0
     lost: dict[str, str] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
 
     def push(self, weights: Callable[[], Weights], version: int) -> Sequence[str]:
         """New weights for all servers that are up; their URLs. Every rank calls and iterates.
@@ -73,6 +75,7 @@ class ByNccl:
         self.size = self.size or holding(self.bucket, weights(), self.dtype)
         self.servers.mark = f"{self.servers.run}{version}"
         self.lost.clear()
+        self.ports = _free_ports(self.servers.engines)
         joined: Sequence[list[str]] = self.world.map(
             lambda mine: [self.servers.each(self._join) if at == 0 else [] for at in mine],
             range(self.world.size),
@@ -109,7 +112,7 @@ class ByNccl:
         about = engine.about()
         if url in self.groups and about.held.startswith(self.servers.run):
             return
-        address, port = _own_address(url)
+        address, port = _own_address(url), self.ports[url]
         place = {"master_address": address, "master_port": port, "rank_offset": 1}
         size = 1 + about.workers
         request = self.servers.versions[url].init_info(
@@ -219,16 +222,22 @@ class ByNccl:
         )
 
 
-def _own_address(url: str) -> tuple[str, int]:
-    """This machine's address as a server sees it, and a free port. Nothing is sent."""
+def _own_address(url: str) -> str:
+    """This machine's address as a server sees it. Nothing is sent."""
     parts = urlsplit(url)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as towards:
         towards.connect((parts.hostname, parts.port or 80))
         address: str = towards.getsockname()[0]
-    with socket.socket() as free:
-        free.bind((address, 0))
-        port: int = free.getsockname()[1]
-    return address, port
+    return address
+
+
+def _free_ports(urls: Collection[str]) -> dict[str, int]:
+    """A free port of this machine for each, all different."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in urls]
+        for each in sockets:
+            each.bind(("", 0))
+        return {url: each.getsockname()[1] for url, each in zip(urls, sockets, strict=True)}
 
 
 def nccl(address: str, port: int, size: int) -> Group:

@@ -6,7 +6,7 @@ from fake_vllm import FakeGroup, FakeVllm, serving, weights
 
 from didact.core.backends.endpoint import Endpoint, Unreachable
 from didact.core.backends.remote_engine import RemoteEngine
-from didact.core.backends.server_nccl import ByNccl
+from didact.core.backends.server_nccl import ByNccl, _free_ports
 from didact.core.backends.servers import Servers
 from didact.core.errors import RunError
 from didact.core.world import Alone
@@ -70,6 +70,11 @@ def test_a_tensor_larger_than_a_bucket_goes_over_nccl_between_small_ones(serve, 
     assert fake.told == {60}, "servers know the size of the largest, 'a' with 60 bytes"
     assert len(passes) == 3, "sizes are looked at once"
     assert fake.said.count("update_weights") == 2 * 3, "small ones are packed together"
+
+
+def test_servers_are_met_at_ports_of_their_own():
+    ports = _free_ports([f"{at}" for at in range(200)])
+    assert len(set(ports.values())) == 200
 
 
 def test_a_server_that_was_restarted_waits_for_the_next_push_over_nccl(serve):
