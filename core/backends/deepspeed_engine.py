@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
 from didact.core.backends.forward import Readouts
@@ -60,6 +61,20 @@ def ours(stage: int, dtype: torch.dtype, ranks: int, parameters: int) -> dict[st
     if half:
         settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     return settings
+
+
+def blank(engine: Any, stage: int) -> list[Tensor]:
+    """What of the device has nothing in it between two updates (as of DeepSpeed 0.19).
+
+    In stage 1 with bfloat16 the float32 sums of gradients, which a step leaves at 0; in stage 3 the
+    buckets of gradients, which are written before they are read.
+    """
+    if engine is not None and stage == 1:
+        return list(getattr(engine.optimizer, "fp32_groups_gradients_flat", ()))
+    if engine is not None and stage == 3:
+        buckets = engine.optimizer.ipg_buckets.values()
+        return [bucket.buffer for bucket in buckets if bucket.buffer is not None]
+    return []
 
 
 def merged(first: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

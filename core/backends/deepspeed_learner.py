@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from didact.core.backends import engines, learning, lora, reports, speed
 from didact.core.backends.budget import REMEDY, Budget, TooLarge, out_of_memory
-from didact.core.backends.deepspeed_engine import BUCKET, merged, ours, started
+from didact.core.backends.deepspeed_engine import BUCKET, blank, merged, ours, started
 from didact.core.backends.forward import Readouts, Row, unpacked
 from didact.core.backends.optim import NamedAdamW, OptimizerSpec
 from didact.core.backends.scalars import Scalars
@@ -51,8 +51,9 @@ class DeepSpeedLearner:
         liger: use Liger's kernels for norms, rotary embedding and gated layers (needs liger-kernel
             and a GPU; not run on one yet).
         compile: compile each layer with torch.compile; the first steps take a minute or more.
-        offload: between updates keep moments and master copies in the host's memory, and leave the
-            GPU's to the generator; an update then begins and ends with copying them.
+        offload: between updates keep moments and master copies in the host's memory, free that of
+            gradients, and leave the GPU's to the generator; an update then begins and ends with
+            copying them.
         device: "auto" is this process's GPU if there is one.
     """
 
@@ -131,9 +132,9 @@ class DeepSpeedLearner:
             ) from error
 
     def rest(self) -> None:
-        """Let moments and masters leave the device until the next update, with `offload`."""
+        """Let all but the weights leave the device until the next update, with `offload`."""
         if self.offload:
-            self.shelf.rest(self._resting())
+            self.shelf.rest(self._resting(), blank(self.engine, self.stage))
 
     def scale_lr(self, factor: float) -> None:
         """Multiply every learning rate by this, on top of its schedule."""

@@ -113,10 +113,9 @@ def held(shape: Shape, how: Training) -> Bytes:
 
 
 def lent(shape: Shape, how: Training) -> float:
-    """What of it leaves the device between updates."""
+    """What of it leaves the device between updates: with `offload`, all but the weights."""
     at = held(shape, how)
-    away = {"moments", "masters", *(["gradients"] if how.stage == 3 else [])}
-    return sum(size for name, size in at.items() if name in away) if how.offload else 0.0
+    return total(at) - at["weights"] if how.offload else 0.0
 
 
 def learning(shape: Shape, how: Training) -> Bytes:

@@ -22,25 +22,35 @@ class Shelf:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.kept: dict[int, tuple[UntypedStorage, Tensor]] = {}
+        self.blank: list[tuple[UntypedStorage, int]] = []
         self.resting = False
 
-    def rest(self, tensors: Iterable[Tensor]) -> None:
-        """Copy to the host, then give the memory back to the device."""
+    def rest(self, tensors: Iterable[Tensor], blank: Iterable[Tensor] = ()) -> None:
+        """Copy to the host, then give the memory back to the device.
+
+        Args:
+            blank: tensors that rest without being copied, and come back as zeros.
+        """
         if self.resting:
             return
-        there: dict[int, tuple[UntypedStorage, Tensor]] = {}
-        for storage in (tensor.untyped_storage() for tensor in tensors):
-            key = storage._cdata
-            if key in there or storage.device.type != self.device.type or not storage.resizable():
-                continue
-            there[key] = (storage, self._copied(storage, self.kept.get(key)))
-        self.kept, self.resting = there, True
+        self.kept = {
+            key: (storage, self._copied(storage, self.kept.get(key)))
+            for key, storage in self._storages(tensors).items()
+        }
+        self.blank = [(storage, storage.nbytes()) for storage in self._storages(blank).values()]
+        self.resting = True
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        for storage, _ in there.values():
+        for storage, _ in (*self.kept.values(), *self.blank):
             storage.resize_(0)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _storages(self, tensors: Iterable[Tensor]) -> dict[int, UntypedStorage]:
+        """Those on the device, each once."""
+        every = (tensor.untyped_storage() for tensor in tensors)
+        here = (one for one in every if one.device.type == self.device.type and one.resizable())
+        return {storage._cdata: storage for storage in here}
 
     def _copied(
         self, storage: UntypedStorage, before: tuple[UntypedStorage, Tensor] | None
@@ -60,6 +70,9 @@ class Shelf:
         for storage, host in self.kept.values():
             storage.resize_(host.numel())
             _bytes(storage).copy_(host, non_blocking=True)
+        for storage, size in self.blank:
+            storage.resize_(size)
+            _bytes(storage).zero_()
         self.resting = False
 
     def copied(self, tensor: Tensor) -> Tensor:

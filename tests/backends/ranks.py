@@ -8,13 +8,14 @@ from unittest import mock
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import footprint_apart, mixed_batch, mixed_rule, moved_model, small_spec
+from conftest import footprint_apart, held_bytes, mixed_batch, mixed_rule, moved_model, small_spec
 from test_scalars import learned
 from transformers import AutoModelForCausalLM
 
 from didact.algorithms.rules import Bound, Sum, Term
 from didact.core import world as worlds
 from didact.core.backends import deepspeed_learner
+from didact.core.backends.deepspeed_engine import blank
 from didact.core.backends.deepspeed_learner import DeepSpeedLearner
 from didact.core.backends.lora import LoraSpec, adapted
 from didact.core.backends.models import load_model, load_tokenizer
@@ -120,7 +121,8 @@ def check(stage, world, folder, tokenizer):
     for at in range(2, 5):
         two.rest()
         out["lent"].append(sum(host.numel() for _, host in two.shelf.kept.values()))
-        left = [t for t in (*two._resting(),) if t.untyped_storage().nbytes()]
+        resting = (*two._resting(), *blank(two.engine, stage))
+        left = [t for t in resting if t.untyped_storage().nbytes()]
         two.freeze(mixed_batch().rows, COLUMNS)
         steps(two, at, at + 1)
         out["lent"][-1] *= not left
@@ -151,7 +153,33 @@ def half(stage, world, tokenizer):
         for each in (plain, learner, *([resumed] if at == 2 else [])):
             each.update(mixed_batch(at), mixed_rule(), "main", at)
     resumes = difference(learner.weights(), resumed.weights()) == 0.0
-    return difference(plain.weights(), learner.weights()) if resumes else 1.0
+    return {
+        "apart": difference(plain.weights(), learner.weights()),
+        "resumes": resumes,
+        "rested": rested(stage, world, tokenizer, kept(learner)),
+    }
+
+
+def rested(stage, world, tokenizer, expected):
+    """The same three updates with a rest after each: how far apart, and what was held at rest.
+
+    Bytes on the device for each parameter of the model. Here the device is the host: what lies on
+    the shelf is not counted.
+    """
+    spec = small_spec().model_copy(update={"dtype": "bfloat16"})
+    before = held_bytes()
+    settings = {"stage": stage, "offload": True, "device": "cpu"}
+    model, adam = load_model(spec, tokenizer), {"main": OptimizerSpec(lr=1e-3)}
+    size = sum(param.numel() for param in model.parameters())
+    learner = DeepSpeedLearner(model, tokenizer, adam, 1.0, world, **settings)
+    held = []
+    for at in range(3):
+        learner.update(mixed_batch(at), mixed_rule(), "main", at)
+        learner.rest()
+        hosts = sum(host.numel() for _, host in learner.shelf.kept.values())
+        held.append((held_bytes() - before - hosts) / size)
+        learner.freeze(mixed_batch(at).rows, COLUMNS)
+    return {"apart": difference(expected, learner.weights()), "held": held}
 
 
 def low(stage, world, tokenizer, folder):

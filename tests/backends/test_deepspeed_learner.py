@@ -79,7 +79,17 @@ def test_weights_gathered_in_many_buckets_are_those_of_one(found):
 
 def test_bfloat16_is_within_one_unit_in_the_last_place_of_the_torch_learner(found):
     for rank in found:  # parameters up to 1, whose bfloat16 neighbour is 2^-8 below
-        assert max(rank["bfloat16"].values()) <= 2**-8, rank["bfloat16"]
+        assert all(half["apart"] <= 2**-8 for half in rank["bfloat16"].values()), rank["bfloat16"]
+        assert all(half["resumes"] for half in rank["bfloat16"].values()), rank["bfloat16"]
+
+
+def test_bfloat16_at_rest_holds_the_weights_alone_and_learns_bitwise_the_same(found):
+    """2 bytes a parameter; stage 3 shards them, and keeps whole copies of small ones besides."""
+    for rank in found:
+        for stage, half in rank["bfloat16"].items():
+            wanted = 2 + 2 / len(found) if stage == "3" and len(found) > 1 else 2
+            assert half["rested"]["held"] == pytest.approx([wanted] * 3, abs=0.01), (stage, half)
+            assert half["rested"]["apart"] == 0.0, (stage, half)
 
 
 def test_out_of_memory_on_one_rank_halves_the_budget_of_all_and_gives_the_same_step(found):

@@ -90,6 +90,16 @@ def test_a_7b_model_in_bfloat16_holds_what_is_known_of_it():
     assert footprint.lent(SEVEN, Training(width=2, offload=True)) == 12 * SEVEN.parameters
 
 
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
+def test_all_but_the_weights_is_lent(stage, width):
+    how = Training(width=width, stage=stage, ranks=8, offload=True)
+    held = footprint.held(SEVEN, how)
+    assert footprint.lent(SEVEN, how) == pytest.approx(sum(held.values()) - held["weights"])
+    assert footprint.lent(SEVEN, replace(how, offload=False)) == 0.0
+    assert footprint.lent(SEVEN, replace(how, optimizers=0)) == 0.0
+
+
 def test_what_saves_memory_is_predicted_to_save_memory():
     plain = Training(width=2, stage=2, ranks=8, varlen=True)
     less = [

@@ -42,6 +42,20 @@ def test_a_resting_tensor_is_copied_without_being_woken():
     assert torch.equal(across, expected) and awake.all()
 
 
+def test_what_has_nothing_in_it_rests_without_a_copy_and_comes_back_as_zeros():
+    kept, blank = torch.arange(4.0), torch.arange(6.0)
+    view = blank[2:4]
+    shelf = Shelf(torch.device("cpu"))
+    for _ in range(2):
+        shelf.rest([kept], [blank, view, torch.empty(3, device="meta")])
+        assert kept.untyped_storage().nbytes() == blank.untyped_storage().nbytes() == 0
+        assert len(shelf.kept) == 1
+        shelf.wake()
+        assert torch.equal(kept, torch.arange(4.0)) and torch.equal(blank, torch.zeros(6))
+        view += 1
+        assert blank[2] == 1.0
+
+
 def test_host_memory_is_used_again():
     shelf, tensor = Shelf(torch.device("cpu")), torch.ones(5)
     places = []
