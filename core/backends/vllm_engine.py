@@ -14,13 +14,14 @@ import torch
 from didact.core.backends import vllm_limits, weight_sync
 from didact.core.backends.engines import random_state, restore_random
 from didact.core.backends.models import ModelSpec, load_model
+from didact.core.backends.vllm_errors import SILENT, cause, errors_in, last_line
 from didact.core.backends.vllm_versions import NOT_INSTALLED, Versions
 from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import Request, Sampling
 
 WORKER = "didact.core.backends.weight_sync.EngineSide"
 QUIET = {
-    "VLLM_LOGGING_LEVEL": "CRITICAL",  # errors reach the user as ours
+    "VLLM_LOGGING_LEVEL": SILENT,  # errors reach the user as ours
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the learner's threads live in the same process
 }
@@ -133,15 +134,16 @@ def start(folder: Path, settings: Settings, transport: weight_sync.Transport) ->
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # handles to our own child process
     if not usable():
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(settings.kv_cache_gib or 1)))
-    before = random_state()
+    before, log = random_state(), folder / "errors.log"
     try:
         from vllm import LLM
 
-        return LLM(str(folder), **_arguments(settings, transport))
+        with errors_in(log):
+            return LLM(str(folder), **_arguments(settings, transport))
     except Exception as error:
         raise RunError(
-            f"generator 'vllm': the engine did not start: {_last_line(error)} If it is memory, "
-            f"lower generator.max_model_len or change generator.gpu_memory "
+            f"generator 'vllm': the engine did not start: {cause(log) or last_line(error)} If it "
+            f"is memory, lower generator.max_model_len or change generator.gpu_memory "
             f"({settings.gpu_memory:g}); VLLM_LOGGING_LEVEL=INFO shows what it did."
         ) from error
     finally:
@@ -241,7 +243,7 @@ def generated(engine: Any, prompts: Sequence[Any], params: Sequence[Any]) -> Any
         return engine.generate(prompts, params, use_tqdm=False)
     except Exception as error:
         raise RunError(
-            f"generator 'vllm': the engine failed while generating: {_last_line(error)} "
+            f"generator 'vllm': the engine failed while generating: {last_line(error)} "
             f"VLLM_LOGGING_LEVEL=INFO shows more."
         ) from error
 
@@ -250,8 +252,3 @@ def sampled_logprobs(output: Any) -> list[float]:
     """The log-probability of every sampled token; the engine may add the most probable one's."""
     kept = output.logprobs
     return [kept.logprobs[at] for at in kept.start_indices]
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip().rstrip('.') if lines else 'no message'}."

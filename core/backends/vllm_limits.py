@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from didact.core.errors import RecipeError
+
+PADDING = 64
+"""vLLM makes a vocabulary a multiple of it."""
 
 
 def check_split(text: Any, asked: int) -> None:
@@ -12,27 +16,40 @@ def check_split(text: Any, asked: int) -> None:
     heads: int = text.num_attention_heads
     shared: int = getattr(text, "num_key_value_heads", None) or heads
     inner = getattr(text, "intermediate_size", None)
+    vocabulary = getattr(text, "vocab_size", None)
+    split = {"attention heads": heads}
+    if isinstance(inner, int):
+        split["intermediate_size"] = inner
+    if vocabulary is not None:
+        split["vocabulary (padded)"] = -(-vocabulary // PADDING) * PADDING
 
     def fits(size: int) -> bool:
-        whole = heads % size == 0 and (shared % size == 0 or size % shared == 0)
-        return whole and (not isinstance(inner, int) or inner % size == 0)
+        kept = shared % size == 0 or size % shared == 0
+        return kept and all(number % size == 0 for number in split.values())
 
     if not fits(asked):
-        between = f", {shared} key-value heads" if shared != heads else ""
-        between += f" and intermediate_size {inner}" if isinstance(inner, int) else ""
+        sizes = {"attention heads": heads, "key-value heads": shared} | split
         raise RecipeError(
-            f"generator.tensor_parallel: {asked} does not divide the model's {heads} attention "
-            f"heads{between}; possible: {', '.join(map(str, filter(fits, range(1, heads + 1))))}."
+            f"generator.tensor_parallel: {asked} does not divide the model's sizes "
+            f"({', '.join(f'{name} {number}' for name, number in sizes.items())}); possible: "
+            f"{', '.join(map(str, filter(fits, range(1, heads + 1))))}."
         )
 
 
 def check_room(text: Any, max_model_len: int | None, max_tokens: int) -> None:
-    """Refuse responses so long that no prompt fits before them."""
-    limits = {"generator.max_model_len": max_model_len}
-    if "'factor'" not in f"{getattr(text, 'rope_parameters', '')}":  # which lengthens a context
-        positions = getattr(text, "max_position_embeddings", None)
-        limits["the model's max_position_embeddings"] = positions
-    for name, limit in limits.items():
+    """Refuse a context longer than the model's, and responses that leave no room for a prompt."""
+    positions = getattr(text, "max_position_embeddings", None)
+    if "'factor'" in f"{getattr(text, 'rope_parameters', '')}":  # which lengthens a context
+        positions = None
+    longest = {"generator.max_model_len": max_model_len}
+    if not os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN"):
+        if max_model_len and positions and max_model_len > positions:
+            raise RecipeError(
+                f"generator.max_model_len: {max_model_len} is more than the model's "
+                f"max_position_embeddings of {positions}; lower it."
+            )
+        longest["the model's max_position_embeddings"] = positions
+    for name, limit in longest.items():
         if limit is not None and max_tokens >= limit:
             raise RecipeError(
                 f"sampling.max_tokens: responses of up to {max_tokens} tokens leave no room for a "

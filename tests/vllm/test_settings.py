@@ -2,13 +2,16 @@
 
 import builtins
 import json
+import logging
+import os
+import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 
 from didact.configs import engines
-from didact.core.backends import vllm_engine, vllm_limits
+from didact.core.backends import vllm_engine, vllm_errors, vllm_limits
 from didact.core.backends.hf_generator import HFGenerator
 from didact.core.errors import DidactError, RecipeError, RunError
 
@@ -44,23 +47,16 @@ def gpus(monkeypatch):
 
 
 def test_tensor_parallelism_must_divide_the_heads(gpus):
-    with pytest.raises(RecipeError, match=r"4 does not divide the model's 6.*1, 2, 3, 6"):
+    with pytest.raises(RecipeError, match=r"4 does not divide.*attention heads 6.*1, 2, 3, 6"):
         settings(tensor_parallel=4).check(config())
 
 
 @pytest.mark.parametrize(
     ("asked", "model", "said"),
     [
-        (
-            3,
-            {"num_key_value_heads": 2},
-            r"3 does not divide.* 6 .*heads, 2 key-value heads.*: 1, 2, 6",
-        ),
-        (
-            2,
-            {"intermediate_size": 99},
-            "2 does not.*6 attention heads and intermediate_size 99.*: 1, 3",
-        ),
+        (3, {"num_key_value_heads": 2}, "heads 6, key-value heads 2.; possible: 1, 2, 6[.]"),
+        (2, {"intermediate_size": 99}, "heads 6, .*, intermediate_size 99.; possible: 1, 3[.]"),
+        (3, {"vocab_size": 99}, "vocabulary .padded. 128.; possible: 1, 2[.]"),
         (6, {"num_key_value_heads": 2, "intermediate_size": 64}, "possible: 1, 2[.]"),
     ],
 )
@@ -98,6 +94,19 @@ def test_responses_that_may_fit_are_not_refused(gpus, model):
     assert settings(max_model_len=None, max_tokens=200).check(config(**model))
 
 
+MANY, FEW = {"max_model_len": 128, "max_tokens": 9}, {"max_position_embeddings": 64}
+
+
+def test_a_longer_context_than_the_models_is_refused_unless_vllm_is_told_to_allow_it(
+    gpus, monkeypatch
+):
+    monkeypatch.delenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", raising=False)
+    with pytest.raises(RecipeError, match=r"128 is more than the model's .* of 64; lower"):
+        settings(**MANY).check(config(**FEW))
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
+    assert settings(**MANY).check(config(**FEW))
+
+
 def test_more_gpus_than_there_are_cannot_be_asked_for(gpus):
     with pytest.raises(RecipeError, match="3 GPUs asked for, 2 are here"):
         settings(tensor_parallel=3).check(config())
@@ -128,6 +137,38 @@ def test_a_vllm_that_cannot_be_imported_is_said_with_the_remedy(monkeypatch, err
     monkeypatch.setattr(builtins, "__import__", failing)
     with pytest.raises(RunError, match=said):
         vllm_engine.usable.__wrapped__()
+
+
+@pytest.mark.parametrize("level", ["CRITICAL", "INFO"])
+def test_an_engine_that_did_not_start_says_what_its_process_died_of(monkeypatch, tmp_path, level):
+    """FAKE: an engine whose process logs an error, of which the caller hears nothing."""
+
+    def failing(*about, **settings):
+        child = os.fork()
+        if child == 0:
+            try:
+                raise ValueError("128 is not divisible by 3")
+            except ValueError:
+                logging.getLogger("vllm.worker").exception("it failed")
+            os._exit(0)
+        os.waitpid(child, 0)
+        raise RuntimeError("Engine core initialization failed. See root cause above.")
+
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", level)
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(vllm_engine, "usable", lambda: False)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=failing))
+    heard = {"CRITICAL": "ValueError: 128 is not divisible by 3", "INFO": "RuntimeError: Engine.*"}
+    with pytest.raises(RunError, match=f"did not start: {heard[level]}[.] If it is memory"):
+        vllm_engine.start(tmp_path, settings(separate_process=True), "folder")
+    assert "VLLM_LOGGING_CONFIG_PATH" not in os.environ
+
+
+def test_what_pydantic_refuses_is_said_without_its_advice():
+    long = "1 error for Model\n  Value error, 9 is too much [type=value_error, input_value=9]\n"
+    error = ValueError(f"{long}    For further information visit https://example.org")
+    assert vllm_errors.last_line(error) == "ValueError: Value error, 9 is too much."
 
 
 def test_an_engine_on_gpus_is_told_how_much_memory(gpus):
