@@ -28,11 +28,7 @@ def misfits(
     yield from _model_problems(recipe)
     yield from _unused(recipe, stages, phases)
     yield from _evaluation_problems(recipe)
-    if recipe.staleness and getattr(recipe.learner.params, "offload", False):
-        yield (
-            ("learner", "offload"),
-            "with 'staleness: 1' the learner works while the generator does and never rests.",
-        )
+    yield from _rest_problems(recipe)
 
 
 def reads(
@@ -243,6 +239,26 @@ def _model_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:
     for name, spec in recipe.models.items():
         if spec.lora is not None and name not in recipe.trained:
             yield ("models", name, "lora"), f"no phase trains '{name}', so adapters change nothing."
+
+
+def _rest_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:
+    """Memory is lent while its owner rests; vLLM lends that of one engine in a process."""
+    learner, generator = recipe.learner.params, recipe.generator.params
+    sleeps = getattr(generator, "sleep", False)
+    if recipe.staleness and getattr(learner, "offload", False):
+        never = "with 'staleness: 1' the learner works while the generator does and never rests."
+        yield ("learner", "offload"), never
+    if recipe.staleness and sleeps:
+        never = "with 'staleness: 1' the generator works while the learner does and never rests."
+        yield ("generator", "sleep"), never
+    specs = {name: recipe.models.get(name) for name in sorted(recipe.trained)}
+    served = [name for name, spec in specs.items() if spec is None or spec.kind == "causal"]
+    if sleeps and len(served) > 1 and not getattr(generator, "separate_process", True):
+        yield (
+            ("generator", "sleep"),
+            f"vLLM frees the memory of one engine in a process, and {' and '.join(served)} have "
+            f"one each; leave it out or set 'separate_process: true'.",
+        )
 
 
 def _learned_problems(

@@ -204,6 +204,29 @@ def test_what_cannot_work_is_refused_before_weights_are_loaded(run, monkeypatch,
         run("grpo", f"generator={generator}")
 
 
+TWO = ["models.other={}", "phases.two={model: other, rule: reinforce, average: tokens}"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["staleness=1"], "'staleness: 1' the generator works while the learner does"),
+        (TWO, "one engine in a process, and other and policy have one each"),
+    ],
+)
+def test_sleep_is_refused_where_it_cannot_work(run, changes, said):
+    with pytest.raises(RecipeError, match=said) as caught:
+        run("grpo", "generator={use: vllm, sleep: true}", *changes)
+    assert "generator.sleep" in str(caught.value)
+
+
+def test_engines_in_processes_of_their_own_may_all_sleep(run):
+    """What is asked later stops it: whether vLLM is here, and knows the model."""
+    with pytest.raises(DidactError, match="not installed|no attention") as caught:
+        run("grpo", "generator={use: vllm, sleep: true, separate_process: true}", *TWO)
+    assert "sleep" not in str(caught.value)
+
+
 CODEGEN = "{model_type: codegen, n_embd: 32, n_layer: 1, n_head: 2, rotary_dim: 8, n_positions: 64}"
 
 
