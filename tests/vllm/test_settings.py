@@ -222,7 +222,7 @@ def test_sleep_is_refused_where_it_cannot_work(run, changes, said):
 
 def test_engines_in_processes_of_their_own_may_all_sleep(run):
     """What is asked later stops it: whether vLLM is here, and knows the model."""
-    with pytest.raises(DidactError, match="not installed|no attention") as caught:
+    with pytest.raises(DidactError, match=r"not installed|no attention") as caught:
         run("grpo", "generator={use: vllm, sleep: true, separate_process: true}", *TWO)
     assert "sleep" not in str(caught.value)
 
