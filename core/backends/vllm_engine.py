@@ -199,10 +199,7 @@ def pushes(
         versions,
         torch.device("cuda", torch.cuda.current_device()),
         dtype,
-        sender=True,
         offer=weight_sync.cuda_offer,
-        gather=lambda own: own,
-        barrier=lambda: None,
         encode=weight_sync.pickled_handles,
         bucket=bucket,
     )

@@ -147,17 +147,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class PackedIpc:
-    """For an engine in another process on the same GPUs: packed chunks by CUDA IPC handles.
+    """For an engine in another process on the same GPU: packed chunks by CUDA IPC handles.
 
-    One buffer per process is filled, offered, and filled again once the engine has copied it; the
-    barrier keeps other ranks from filling theirs before. Every rank iterates over the weights (they
-    may be gathered) and only the sender owns an engine. Written from vLLM's source and tested with
-    a stand-in; it has not run on a GPU.
+    One buffer is filled, offered, and filled again once the engine has copied it. Written from
+    vLLM's source and tested with a stand-in; it has not run on a GPU.
 
     Attributes:
         offer: makes this process's buffer readable for others: {GPU UUID: handle}.
-        gather: merges what all ranks offer.
-        barrier: waits for all ranks.
         encode: handles in the form that this engine's process boundary lets through.
     """
 
@@ -165,33 +161,24 @@ class PackedIpc:
     versions: Versions
     device: torch.device
     dtype: torch.dtype
-    sender: bool
     offer: Callable[[Tensor], dict[str, Any]]
-    gather: Callable[[dict[str, Any]], dict[str, Any]]
-    barrier: Callable[[], None]
     encode: Callable[[dict[str, Any]], dict[str, Any]]
     bucket: int = BUCKET
 
     def open(self) -> None:
         """Once, before the first transfer."""
-        if self.sender:
-            self.engine.init_weight_transfer_engine(self.versions.init_info("ipc"))
+        self.engine.init_weight_transfer_engine(self.versions.init_info("ipc"))
 
     def __call__(self, weights: Weights, version: str) -> None:
         buffer = torch.empty(self.bucket, dtype=torch.uint8, device=self.device)
-        handles = self.gather(self.offer(buffer))
-        if self.sender:
-            self.engine.start_weight_update()
+        handles = self.encode(self.offer(buffer))
+        self.engine.start_weight_update()
         for chunk in packed(weights, buffer, self.dtype):
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            self.barrier()
-            if self.sender:
-                info = {**vars(chunk), **self.encode(handles)}
-                self.engine.update_weights(self.versions.update_info("ipc", info))
-            self.barrier()
-        if self.sender:
-            self.versions.finish(self.engine, version)
+            info = {**vars(chunk), **handles}
+            self.engine.update_weights(self.versions.update_info("ipc", info))
+        self.versions.finish(self.engine, version)
 
 
 def holding(bucket: int, weights: Weights, dtype: torch.dtype) -> int:
@@ -229,17 +216,6 @@ def cuda_offer(buffer: Tensor) -> dict[str, Any]:
 
     _, arguments = reduce_tensor(buffer)  # type: ignore[no-untyped-call]
     return {str(torch.cuda.get_device_properties(buffer.device).uuid): arguments}
-
-
-def gather_handles(own: dict[str, Any]) -> dict[str, Any]:
-    """The handles of all ranks in one mapping."""
-    import torch.distributed as dist
-
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return own
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, own)
-    return {uuid: handle for part in everyone for uuid, handle in part.items()}
 
 
 def pickled_handles(handles: dict[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class FakeEngine:
     def update_weights(self, request):
         info = request["update_info"]
         assert info.get("packed", False) != self.modern
+        self.said.append("update")
         buffer = info["ipc_handles"]["gpu"]
         for name, view in unpacked(info, buffer):
             self.held.append((name, view.clone() if self.copies else view))
@@ -58,64 +59,45 @@ class FakeEngine:
         self.said.append(("finish", weight_version))
 
 
-def ipc(engine, release, bucket=64, dtype=torch.float32, **settings):
-    barriers = []
-    way = PackedIpc(
+def ipc(engine, release, bucket=64, dtype=torch.float32):
+    return PackedIpc(
         engine,
         Versions.of(release),
         torch.device("cpu"),
         dtype,
-        sender=settings.get("sender", True),
         offer=lambda buffer: {"gpu": buffer},
-        gather=lambda own: own,
-        barrier=lambda: barriers.append(1),
         encode=lambda handles: {"ipc_handles": handles},
         bucket=bucket,
     )
-    return way, barriers
 
 
 @pytest.mark.parametrize("release", ["0.26.0", "0.27.1", "0.32.0"])
 @pytest.mark.parametrize("bucket", [60, 64, 4096])
 def test_packed_chunks_bring_every_tensor(release, bucket):
     engine = FakeEngine(modern=release != "0.26.0")
-    way, barriers = ipc(engine, release, bucket)
+    way = ipc(engine, release, bucket)
     way.open()
     way(weights(), "3")
     assert list(engine.loaded) == ["a", "b", "c", "d", "e"]
     assert all(torch.equal(engine.loaded[name], value) for name, value in weights())
     modern = release != "0.26.0"
-    assert engine.said == [("init", modern), "start", ("finish", "3" if modern else None)]
-    chunks = 1 if bucket == 4096 else 3
-    assert len(barriers) == 2 * chunks
+    chunks = ["update"] * (1 if bucket == 4096 else 3)
+    assert engine.said == [("init", modern), "start", *chunks, ("finish", "3" if modern else None)]
 
 
 def test_an_engine_that_keeps_views_is_corrupted_by_a_reused_buffer():
     """Why only the packed consumer, which copies, may be used: the trap, shown."""
     engine = FakeEngine(modern=True, copies=False)
-    way, _ = ipc(engine, "0.32.0", 64)
+    way = ipc(engine, "0.32.0", 64)
     way(weights(), "3")
     assert not torch.equal(engine.loaded["a"], weights()[0][1])
 
 
 def test_tensors_are_cast_to_the_engines_dtype():
     engine = FakeEngine(modern=True)
-    way, _ = ipc(engine, "0.32.0", dtype=torch.bfloat16)
+    way = ipc(engine, "0.32.0", dtype=torch.bfloat16)
     way(weights(), "3")
     assert all(torch.equal(engine.loaded[n], value.bfloat16()) for n, value in weights())
-
-
-def test_ranks_that_do_not_send_still_gather_every_tensor():
-    way, barriers = ipc(None, "0.32.0", sender=False)
-    seen = []
-
-    def gathered() -> Iterator:
-        for name, value in weights():
-            seen.append(name)
-            yield name, value
-
-    way(gathered(), "3")
-    assert len(seen) == 5 and len(barriers) == 6
 
 
 def test_a_tensor_larger_than_a_bucket_arrives_and_small_ones_are_packed_together():
@@ -123,10 +105,10 @@ def test_a_tensor_larger_than_a_bucket_arrives_and_small_ones_are_packed_togethe
     bucket = holding(8, iter(weights()), torch.float32)
     assert bucket == 60 and holding(8, iter(weights()), torch.bfloat16) == 30
     assert holding(64, iter(weights()), torch.float32) == 64
-    way, barriers = ipc(engine, "0.32.0", bucket)
+    way = ipc(engine, "0.32.0", bucket)
     way(iter(weights()), "3")
     assert all(torch.equal(engine.loaded[name], value) for name, value in weights())
-    assert len(barriers) == 2 * 3, "'a' alone, 'b' and 'c', 'd' and 'e'"
+    assert engine.said.count("update") == 3, "'a' alone, 'b' and 'c', 'd' and 'e'"
 
 
 def test_the_weights_are_measured_one_at_a_time():
