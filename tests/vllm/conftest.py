@@ -96,7 +96,7 @@ def serving(_engines, learner):
 
     def served(dtype):
         engine = _engines(dtype)
-        engine.probe, engine.tensors = None, False
+        engine.probe, engine.tensors, engine.otherwise = None, False, set()
         engine.push = replace(engine.push, repair=True)
         engine.resume(learner, 0)
         return engine

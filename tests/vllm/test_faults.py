@@ -104,6 +104,30 @@ def test_in_bfloat16_the_probe_alone_misses_small_faults_and_names_great_ones(
         engine.sync(learner)
 
 
+def test_the_first_update_is_compared_tensor_by_tensor(learner, serving, changed):
+    engine = serving("bfloat16")
+    engine.push, engine.probe = replace(engine.push, repair=False), Probe(99, 1.0, 0.03)
+    engine.pushes = 1
+    with changed(1e-3), pytest.raises(RunError, match=r"Tensors that differ: lm_head\.weight"):
+        engine.sync(learner)
+    assert engine.gap < 0.015
+
+
+def test_what_differs_since_the_first_push_is_taken_for_another_layout(learner, serving, changed):
+    engine = serving("bfloat16")
+    engine.probe, engine.pushes = Probe(99, 1.0, 0.03), 0
+
+    def edit(weights):
+        return weights | {KEYS: weights[KEYS] * 1.004}
+
+    with faulty(engine, edit):
+        engine.resume(learner, 0)
+        assert engine.otherwise == {KEYS}
+        with changed(1e-3):
+            engine.sync(learner)
+    assert engine.pushes == 2
+
+
 def test_comparing_tensors_sees_what_is_too_small_for_the_probe(learner, serving):
     engine = serving("float32")
     engine.tensors = True

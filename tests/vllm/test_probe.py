@@ -163,10 +163,10 @@ class UnquantizedMethod(QuantMethod):
 @pytest.mark.parametrize("method", [QuantMethod, UnquantizedMethod])
 def test_a_packed_weight_is_read_exactly_unless_it_is_quantised(method):
     draw = torch.Generator().manual_seed(4)
-    weight = torch.randn(5, 130, generator=draw).bfloat16()
+    weight = torch.randn(5, 1100, generator=draw).bfloat16()
     layer = torch.nn.Module()
     layer.weight = torch.nn.Parameter(torch.empty(0, dtype=torch.bfloat16))
-    layer.quant_method, layer.input_size_per_partition = method(weight), 130
+    layer.quant_method, layer.input_size_per_partition = method(weight), 1100
     read, values = products_of_engine(torch.nn.Sequential(layer))["0.weight"]
     apart = (torch.tensor(values, dtype=torch.float64) - product(weight)).abs().max()
-    assert (read, bool(apart < 1e-12)) == ((method is UnquantizedMethod),) * 2
+    assert (read, bool(apart < 1e-11)) == ((method is UnquantizedMethod),) * 2
