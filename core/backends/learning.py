@@ -55,9 +55,9 @@ class Wanted:
             stored = sum(column in row.columns for row in batch.rows)
             if stored not in (0, len(batch)):
                 raise RecipeError(
-                    f"'{column}' is stored on {stored} of {len(batch)} rows of a mini-batch (of those "
-                    f"that are run forward); it must be on all (read before the phase) or on none "
-                    f"(one step of the phase)."
+                    f"'{column}' is stored on {stored} of {len(batch)} rows of a mini-batch (of "
+                    f"those that are run forward); it must be on all (read before the phase) or on "
+                    f"none (one step of the phase)."
                 )
             if not stored:
                 old[column] = readout
