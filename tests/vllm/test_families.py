@@ -26,13 +26,20 @@ FAMILIES = {
 }
 
 
+@pytest.fixture(scope="session")
+def kept():
+    """Engines that stay: one that goes takes what all of a process share in vLLM with it."""
+    return []
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_weights_of_a_family_arrive_and_are_sampled_from(family, requests):
+def test_weights_of_a_family_arrive_and_are_sampled_from(family, requests, kept):
     settings, apart = FAMILIES[family]
     spec = ModelSpec(tokenizer="characters", **settings)
     tokenizer = load_tokenizer(spec)
     learner = TorchLearner(load_model(spec, tokenizer), tokenizer, {"main": OptimizerSpec(lr=1e-3)})
     engine = VllmGenerator(tokenizer, spec, max_model_len=256, tensors=True)
+    kept.append(engine)
     engine.resume(learner, 0)
     torch.manual_seed(3)
     with torch.no_grad():

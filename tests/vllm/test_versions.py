@@ -128,10 +128,7 @@ def test_the_installed_vllm_takes_what_is_sent_by_ipc(monkeypatch):
         versions,
         torch.device("cpu"),
         torch.bfloat16,
-        sender=True,
         offer=lambda buffer: {"uuid": (1, 2)},
-        gather=lambda own: own,
-        barrier=lambda: None,
         encode=weight_sync.pickled_handles,
         bucket=64,
     )
