@@ -1,12 +1,10 @@
 """A FAKE vLLM server with the development routes of each release, and a FAKE communicator."""
 
-import json
 import queue
-import threading
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
+from fake_http import Answers, running
 
 from didact.core.backends.endpoint import Endpoint
 
@@ -119,26 +117,18 @@ class FakeVllm:
 
 
 def handler(vllm):
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answers):
         def do_GET(self):
             self.reply(vllm.post(self.path, {}))
 
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self.reply(vllm.post(self.path, body))
+            self.reply(vllm.post(self.path, self.body()))
 
         def reply(self, answer):
             if vllm.dead:
                 return
-            status = answer if isinstance(answer, int) else 200
-            data = b"" if answer is None or status != 200 else json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            """Quiet."""
+            refused = isinstance(answer, int)
+            self.send(None if refused else answer, answer if refused else 200)
 
     return Handler
 
@@ -149,13 +139,7 @@ def serving():
     with ExitStack() as stack:
 
         def begin(vllm):
-            server = ThreadingHTTPServer(("127.0.0.1", 0), handler(vllm))
-            server.daemon_threads = True
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(server.server_close)
-            stack.callback(server.shutdown)
+            server = stack.enter_context(running(handler(vllm)))
             vllm.stop = server.shutdown
             return Endpoint(f"http://127.0.0.1:{server.server_port}/v1", wait=0.5, pause=0.01)
 

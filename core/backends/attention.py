@@ -151,19 +151,8 @@ def _flash(
     elif query.shape[1] != key.shape[1]:
         times = query.shape[1] // key.shape[1]
         key, value = (each.repeat_interleave(times, 1) for each in (key, value))
-    ends, longest = packing.boundaries, packing.longest
-    out = varlen_attn(
-        _by_token(query),
-        _by_token(key),
-        _by_token(value),
-        ends,
-        ends,
-        longest,
-        longest,
-        scale=scaling,
-        window_size=(-1, 0),
-        **grouped,
-    )
+    rows = _by_token(query, key, value, packing)
+    out = varlen_attn(*rows, scale=scaling, window_size=(-1, 0), **grouped)
     assert isinstance(out, Tensor)
     return out[None]
 
@@ -172,24 +161,18 @@ def _flash_package(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None
 ) -> Tensor:
     """By the package flash-attn, to its documented interface of 2.x; not run on a GPU."""
-    ends, longest = packing.boundaries, packing.longest
-    out: Tensor = import_module("flash_attn").flash_attn_varlen_func(
-        _by_token(query),
-        _by_token(key),
-        _by_token(value),
-        ends,
-        ends,
-        longest,
-        longest,
-        softmax_scale=scaling,
-        causal=True,
-    )
+    rows = _by_token(query, key, value, packing)
+    attend_rows = import_module("flash_attn").flash_attn_varlen_func
+    out: Tensor = attend_rows(*rows, softmax_scale=scaling, causal=True)
     return out[None]
 
 
-def _by_token(packed: Tensor) -> Tensor:
-    """[1, H, total, D] as [total, H, D]."""
-    return packed[0].transpose(0, 1).contiguous()
+def _by_token(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> tuple[Any, ...]:
+    """What both kernels begin with: q, k and v, [1, H, total, D], as [total, H, D], then where
+    rows end and the longest, of queries and of keys."""
+    laid = (packed[0].transpose(0, 1).contiguous() for packed in (query, key, value))
+    ends, longest = packing.boundaries, packing.longest
+    return (*laid, ends, ends, longest, longest)
 
 
 @cache

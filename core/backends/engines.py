@@ -77,10 +77,11 @@ def checkpointed(model: Any, asked: bool | str) -> None:
 
 def memory(name: str) -> tuple[str, float]:
     """ "GPU" or "CPU", and how many bytes of memory a process may have of it on this machine."""
-    if device(name).type == "cpu" or not torch.cuda.is_available():
+    where = device(name)
+    if where.type == "cpu" or not torch.cuda.is_available():
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return "CPU", whole / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return "GPU", float(torch.cuda.get_device_properties(device(name)).total_memory)
+    return "GPU", float(torch.cuda.get_device_properties(where).total_memory)
 
 
 def peak_memory() -> tuple[str, float]:

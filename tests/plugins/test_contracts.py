@@ -1,11 +1,11 @@
 """Every built-in part keeps the promises that a third party's part is held to."""
 
-import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from threading import Thread
 from zlib import crc32
 
 import pytest
+from fake_http import Answers
 
 from didact.core.types import Problem
 from didact.feedback.tasks.countdown import Countdown
@@ -23,26 +23,16 @@ MODELS = {"read", "step_values", "continue"}
 """Stages that need a model, what another stage makes, or a buffer of their own."""
 
 
-class Grader(BaseHTTPRequestHandler):
+class Grader(Answers):
     """An OpenAI-compatible server whose judgement depends on the question alone."""
 
     def do_GET(self):
-        self.answer({"data": [{"id": "grader"}]})
+        self.send({"data": [{"id": "grader"}]})
 
     def do_POST(self):
         asked = self.rfile.read(int(self.headers["Content-Length"]))
         said = f"Score: {crc32(asked) % 11}"
-        self.answer({"choices": [{"message": {"role": "assistant", "content": said}}]})
-
-    def answer(self, data):
-        body = json.dumps(data).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *words):
-        """Nothing: what is asked is in the test."""
+        self.send({"choices": [{"message": {"role": "assistant", "content": said}}]})
 
 
 def served():

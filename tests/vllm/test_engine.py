@@ -5,12 +5,12 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from agreement import agree, learners_logprobs
 
 from didact.core.backends.hf_generator import HFGenerator
 from didact.core.backends.models import load_model
 from didact.core.errors import RunError
 from didact.core.protocols import Request, Sampling
-from didact.core.types import Problem, Prompt, Trajectory
 
 pytestmark = pytest.mark.skipif(
     find_spec("vllm.platforms") is None,
@@ -21,20 +21,6 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def served(serving):
     return serving("float32")
-
-
-def learners_logprobs(learner, requests, samples):
-    rows = [
-        Trajectory(Prompt("p", r.context, Problem("p", "")), s.tokens, s.tokens >= 0, "policy")
-        for r, s in zip(requests, samples, strict=True)
-    ]
-    rows = learner.freeze(rows, frozenset({"old_logprobs"}))
-    return [row.columns["old_logprobs"] for row in rows]
-
-
-def agree(learner, requests, samples):
-    pairs = zip(samples, learners_logprobs(learner, requests, samples), strict=True)
-    return all(torch.allclose(sample.logprobs, ours, atol=1e-4) for sample, ours in pairs)
 
 
 def test_greedy_decoding_gives_the_tokens_of_the_transformers_generator(

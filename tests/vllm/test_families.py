@@ -4,13 +4,13 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from agreement import learners_logprobs
 
 from didact.core.backends.models import ModelSpec, load_model, load_tokenizer, quickstart_model
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.backends.vllm_generator import VllmGenerator
 from didact.core.protocols import Sampling
-from didact.core.types import Problem, Prompt, Trajectory
 
 pytestmark = pytest.mark.skipif(
     find_spec("vllm.platforms") is None,
@@ -49,11 +49,5 @@ def test_weights_of_a_family_arrive_and_are_sampled_from(family, requests, kept)
     engine.sync(learner)
     assert engine.gap < apart
     samples = engine.generate(requests, Sampling(max_tokens=8))
-    rows = [
-        Trajectory(Prompt("p", r.context, Problem("p", "")), s.tokens, s.tokens >= 0, "policy")
-        for r, s in zip(requests, samples, strict=True)
-    ]
-    for row, sample in zip(learner.freeze(rows, frozenset({"old_logprobs"})), samples, strict=True):
-        torch.testing.assert_close(
-            sample.logprobs, row.columns["old_logprobs"], atol=4 * apart, rtol=0
-        )
+    for ours, sample in zip(learners_logprobs(learner, requests, samples), samples, strict=True):
+        torch.testing.assert_close(sample.logprobs, ours, atol=4 * apart, rtol=0)

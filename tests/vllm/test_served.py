@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from agreement import agree
 
 from didact.configs.launch import train_recipe
 from didact.core.backends.endpoint import Endpoint
@@ -57,25 +58,6 @@ def unreachable(made, url):
         yield
     finally:
         engines[url] = kept
-
-
-def logprobs(learner, requests, samples):
-    rows = [
-        Trajectory(
-            Prompt("p", request.context, Problem("p", "")),
-            sample.tokens,
-            torch.ones(len(sample.tokens), dtype=torch.bool),
-            "policy",
-        )
-        for request, sample in zip(requests, samples, strict=True)
-    ]
-    rows = learner.freeze(rows, frozenset({"old_logprobs"}))
-    return [row.columns["old_logprobs"] for row in rows]
-
-
-def agree(learner, requests, samples):
-    pairs = zip(samples, logprobs(learner, requests, samples), strict=True)
-    return all(torch.allclose(sample.logprobs, ours, atol=1e-4) for sample, ours in pairs)
 
 
 def test_a_server_that_comes_up_with_other_weights_gets_the_learners_before_it_is_asked(

@@ -1,15 +1,14 @@
 """OpenAI-compatible servers, with a FAKE one on 127.0.0.1: retries, outages, token ids, judges."""
 
-import json
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_http import Answers, running
 
 from didact.core.backends.endpoint import Endpoint
 from didact.core.backends.server_chat import ServerChat
@@ -41,12 +40,12 @@ class Script:
 
 
 def handler(script):
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answers):
         def do_GET(self):
-            self.reply(200, {"data": [{"id": name} for name in script.models]})
+            self.send({"data": [{"id": name} for name in script.models]})
 
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = self.body()
             with script.lock:
                 script.now += 1
                 script.most = max(script.most, script.now)
@@ -57,36 +56,17 @@ def handler(script):
             with script.lock:
                 script.now -= 1
             if failure is not None:
-                self.reply(failure, {"error": {"message": f"no, {failure}"}})
+                self.send({"error": {"message": f"no, {failure}"}}, failure)
             else:
-                self.reply(200, script.answer(body))
-
-        def reply(self, status, body):
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            """Quiet."""
+                self.send(script.answer(body))
 
     return Handler
 
 
 @contextmanager
 def serving(script, port=0):
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler(script))
-    server.daemon_threads = True
-    server.handle_error = lambda *about: None  # a client that gave up
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with running(handler(script), port) as server:
         yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def endpoint(port, **settings):
