@@ -53,19 +53,13 @@ def prompt_state(prompt: Prompt) -> State:
     return {
         "id": prompt.id,
         "tokens": _kept(prompt.tokens),
-        "demonstrations": [_kept(tokens) for tokens in prompt.demonstrations],
         "problem": problem_state(prompt.problem),
     }
 
 
 def prompt_from(state: Mapping[str, Any]) -> Prompt:
     """The prompt that `prompt_state` was given."""
-    return Prompt(
-        id=state["id"],
-        tokens=state["tokens"],
-        problem=problem_from(state["problem"]),
-        demonstrations=tuple(state["demonstrations"]),
-    )
+    return Prompt(state["id"], state["tokens"], problem_from(state["problem"]))
 
 
 def problem_state(problem: Problem) -> State:
@@ -132,12 +126,7 @@ def _place(prompt: Prompt, prompts: list[Prompt], places: dict[str, list[int]]) 
 
 def _same(one: Prompt, other: Prompt) -> bool:
     """Equal in all parts; the same id alone is not enough (a hint may have been appended)."""
-    return (
-        torch.equal(one.tokens, other.tokens)
-        and one.problem == other.problem
-        and len(one.demonstrations) == len(other.demonstrations)
-        and all(map(torch.equal, one.demonstrations, other.demonstrations))
-    )
+    return torch.equal(one.tokens, other.tokens) and one.problem == other.problem
 
 
 def _kept(tensor: Tensor) -> Tensor:

@@ -51,39 +51,39 @@ class TextRenderer:
             raise DataError("render: 'chat' is asked for, but the tokenizer has no chat template.")
 
     def prompts(self, problems: Sequence[Problem]) -> list[Prompt]:
-        """Render problems and their demonstrations.
+        """Render problems.
 
         Raises:
             DataError: a prompt is longer than `max_prompt_tokens`, empty, or cannot be encoded.
         """
-        shown = [text for problem in problems for text in problem.demonstrations]
-        try:
-            contexts, said = self._contexts([self._asked(each) for each in problems], shown)
-        except DataError as error:
-            if len(problems) == 1:
-                raise DataError(f"problem '{problems[0].id}': {error}") from None
-            return [self.prompt(problem) for problem in problems]  # the one to blame raises
-        responses = iter(said)
-        return [
-            self._checked(problem, ids, [next(responses) for _ in problem.demonstrations])
-            for problem, ids in zip(problems, contexts, strict=True)
-        ]
+        contexts = _blaming(problems, lambda some: self._contexts([*map(self._asked, some)]))
+        return [self._checked(*each) for each in zip(problems, contexts, strict=True)]
 
     def prompt(self, problem: Problem) -> Prompt:
-        """Render one problem and its demonstrations."""
+        """Render one problem."""
         return self.prompts([problem])[0]
 
-    def _checked(
-        self, problem: Problem, context: list[int], demonstrations: Sequence[list[int]]
-    ) -> Prompt:
+    def demonstrations(self, problems: Sequence[Problem]) -> list[list[Tensor]]:
+        """Each problem's demonstrations as the model would have written them, int64 [T] each.
+
+        Raises:
+            DataError: one cannot be encoded.
+        """
+        shown = iter(_blaming(problems, self._shown))
+        return [[next(shown) for _ in problem.demonstrations] for problem in problems]
+
+    def _shown(self, problems: Sequence[Problem]) -> list[Tensor]:
+        said = self._encode([text for problem in problems for text in problem.demonstrations])
+        return [_tensor([*ids, self.tokenizer.eos_token_id]) for ids in said]
+
+    def _checked(self, problem: Problem, context: list[int]) -> Prompt:
         tokens = _tensor(context)
         if self.max_prompt_tokens is not None and len(tokens) > self.max_prompt_tokens:
             raise DataError(
                 f"problem '{problem.id}': its prompt has {len(tokens)} tokens, the limit is "
                 f"{self.max_prompt_tokens}; raise 'prompt.max_tokens' or leave the problem out."
             )
-        responses = tuple(_tensor([*ids, self.tokenizer.eos_token_id]) for ids in demonstrations)
-        return Prompt(problem.id, tokens, problem, responses)
+        return Prompt(problem.id, tokens, problem)
 
     def fits(self, problem: Problem) -> bool:
         """Whether the prompt is within the limit: for sources that skip and count."""
@@ -92,7 +92,7 @@ class TextRenderer:
 
     def context(self, messages: Messages) -> Tensor:
         """What a model is given, int64 [P], P >= 1."""
-        return _tensor(self._contexts([messages])[0][0])
+        return _tensor(self._contexts([messages])[0])
 
     def response(self, text: str, *, end: bool = True) -> Tensor:
         """A response as the model would have written it, int64 [T]; `end` closes it."""
@@ -129,20 +129,16 @@ class TextRenderer:
             ),
         )
 
-    def _contexts(
-        self, asked: Sequence[Messages], shown: Sequence[str] = ()
-    ) -> tuple[list[list[int]], list[list[int]]]:
-        """Token ids of contexts, and of plain texts beside them."""
+    def _contexts(self, asked: Sequence[Messages]) -> list[list[int]]:
         if self._chats:
-            contexts, said = [self._chat(messages) for messages in asked], self._encode(shown)
+            contexts = [self._chat(messages) for messages in asked]
         else:
             first = self.tokenizer.bos_token_id
             begin = [] if first is None else [first]
-            both = self._encode([*map(self._plain, asked), *shown])
-            contexts, said = [[*begin, *ids] for ids in both[: len(asked)]], both[len(asked) :]
+            contexts = [[*begin, *ids] for ids in self._encode([*map(self._plain, asked)])]
         if not all(contexts):
             raise DataError("the prompt is empty: it has no text and the tokenizer no bos token.")
-        return contexts, said
+        return contexts
 
     def _plain(self, messages: Messages) -> str:
         said = [messages] if isinstance(messages, str) else [m["content"] for m in messages]
@@ -161,6 +157,16 @@ class TextRenderer:
             raise DataError(
                 f"text cannot be encoded ({error}); unusual characters: {bad}"
             ) from None
+
+
+def _blaming(problems: Sequence[Problem], make: Callable[[Sequence[Problem]], list[T]]) -> list[T]:
+    """What `make` makes of all problems together; an error names the problem it comes from."""
+    try:
+        return make(problems)
+    except DataError as error:
+        if len(problems) == 1:
+            raise DataError(f"problem '{problems[0].id}': {error}") from None
+        return [made for problem in problems for made in _blaming([problem], make)]
 
 
 def _tensor(ids: Sequence[int]) -> Tensor:

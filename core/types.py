@@ -41,14 +41,12 @@ class Prompt:
     Attributes:
         id: the problem's id.
         tokens: rendered context, int64 [P].
-        problem: the problem it was rendered from (question, answer, metadata).
-        demonstrations: expert responses that end in the end-of-sequence token, int64 [R] each.
+        problem: the problem it was rendered from (question, answer, demonstrations, metadata).
     """
 
     id: str
     tokens: Tensor
     problem: Problem
-    demonstrations: tuple[Tensor, ...] = ()
 
     @property
     def answer(self) -> Any:

@@ -54,17 +54,19 @@ class DemonstrationSource:
             raise RecipeError(f"demonstrations: 'share' is from 0 to 1, not {self.share}.")
 
     def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:
-        found = [self._fitting(group.prompt, run) for group in groups]
+        prompts = [group.prompt for group in groups]
+        experts = run.renderer.demonstrations([prompt.problem for prompt in prompts])
+        found = [self._fitting(*each, run) for each in zip(prompts, experts, strict=True)]
         accepted = self._verified([one for row in found for one in row], run)
         kept = [[one for one in row if accepted[id(one)]] for row in found]
         offered = [row[: self.n] for row in kept]
-        _count(run, "missing", sum(not group.prompt.demonstrations for group in groups))
+        _count(run, "missing", sum(not each for each in experts))
         _count(run, "offered", sum(map(len, offered)))
         return offered
 
-    def _fitting(self, prompt: Prompt, run: Run) -> list[Trajectory]:
+    def _fitting(self, prompt: Prompt, experts: Sequence[Tensor], run: Run) -> list[Trajectory]:
         limit = math.inf if self.max_tokens is None else self.max_tokens
-        tokens = list(prompt.demonstrations)
+        tokens = list(experts)
         if random.Random(seed_of(run.seed, prompt.id, "demonstrated")).random() >= self.share:
             return []
         if self.pick == "random":
@@ -159,24 +161,27 @@ class PrefixSource:
 
     def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:
         sampling = sampling_of(run, self.temperature, self.top_p, self.top_k, self.max_tokens)
-        prompts = [g.prompt for g in groups if g.prompt.demonstrations for _ in range(self.n)]
+        known = run.renderer.demonstrations([group.prompt.problem for group in groups])
+        asked = [(g.prompt, all_[0]) for g, all_ in zip(groups, known, strict=True) if all_]
+        prompts = [prompt for prompt, _ in asked for _ in range(self.n)]
+        experts = [expert for _, expert in asked for _ in range(self.n)]
         seeds = seeds_of(run, prompts, "prefix")
         most = sampling.max_tokens - 1  # room for a token of the policy
         alike = seeds[:: self.n]  # the seed of a prompt's first response
         drawn = [alike[at // self.n] if self.shared else own for at, own in enumerate(seeds)]
-        prefixes = [self._prefix(p, s)[:most] for p, s in zip(prompts, drawn, strict=True)]
+        prefixes = [self._prefix(*each)[:most] for each in zip(experts, drawn, strict=True)]
         requests = [
             Request(torch.cat([prompt.tokens, prefix]), seed)
             for prompt, prefix, seed in zip(prompts, prefixes, seeds, strict=True)
         ]
         samples = ask(run, self.model, requests, sampling)
         made = iter(zip(prompts, prefixes, samples, strict=True))
-        _count(run, "missing", sum(not group.prompt.demonstrations for group in groups))
+        _count(run, "missing", sum(not each for each in known))
         return [
             [self._joined(next(made), number, sampling.max_tokens, run) for number in range(self.n)]
-            if group.prompt.demonstrations
+            if each
             else []
-            for group in groups
+            for each in known
         ]
 
     def _joined(
@@ -187,8 +192,7 @@ class PrefixSource:
         which = 1 if self.shared else number + 1
         return continued(prompt, prefix, rest, run, number=which, trainable=self.trainable)
 
-    def _prefix(self, prompt: Prompt, seed: int) -> Tensor:
-        expert = prompt.demonstrations[0]
+    def _prefix(self, expert: Tensor, seed: int) -> Tensor:
         rng = random.Random(seed_of(seed, "share"))
         length = self._length(len(expert), rng.uniform(self.low, self.high), rng)
         return expert[: min(length, len(expert) - 1)]

@@ -159,7 +159,11 @@ class BranchSource:
 
     def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:
         sampling = sampling_of(run, self.temperature, self.top_p, self.top_k, self.max_tokens)
-        searches = [Search(group.prompt, self.parts) for group in groups]
+        known = run.renderer.demonstrations([group.prompt.problem for group in groups])
+        searches = [
+            Search(group.prompt, experts, self.parts)
+            for group, experts in zip(groups, known, strict=True)
+        ]
         while open_ := [one for one in searches if one.open]:
             tries = [one.next(self.search) for one in open_]
             places = [
@@ -173,7 +177,7 @@ class BranchSource:
                 mine = slice(at * self.n, (at + 1) * self.n)
                 one.tried(k, made[mine], any(good[mine]))
         found = [one for one in searches if one.members]
-        _count(run, "searched", sum(bool(g.prompt.demonstrations) for g in groups))
+        _count(run, "searched", sum(bool(experts) for experts in known))
         _count(run, "found", len(found))
         if found:
             run.metrics["branch/share"] = sum(one.found for one in found) / len(found) / self.parts
@@ -190,6 +194,7 @@ class Search:
     """The search for one prompt: beginnings of low..high parts are still in question."""
 
     prompt: Prompt
+    experts: Sequence[Tensor]
     parts: int
     low: int = 1
     high: int = field(init=False)
@@ -197,7 +202,7 @@ class Search:
     members: Sequence[Trajectory] = ()
 
     def __post_init__(self) -> None:
-        self.high = self.parts - 1 if self.prompt.demonstrations else 0
+        self.high = self.parts - 1 if self.experts else 0
 
     @property
     def open(self) -> bool:
@@ -207,7 +212,7 @@ class Search:
         return self.low if how == "linear" else (self.low + self.high) // 2
 
     def beginning(self, parts: int, most: int) -> Tensor:
-        expert = self.prompt.demonstrations[0]
+        expert = self.experts[0]
         return expert[: min(parts * len(expert) // self.parts, len(expert) - 1, most)]
 
     def tried(self, parts: int, made: Sequence[Trajectory], solved: bool) -> None:

@@ -42,13 +42,16 @@ class Characters:
     """A renderer with one token for each character, its code point; 0 ends a sequence."""
 
     def prompt(self, problem: Problem) -> Prompt:
-        """The problem rendered, and its demonstrations as responses."""
-        shown = tuple(self.response(text) for text in problem.demonstrations)
-        return Prompt(problem.id, self.context(problem.question), problem, shown)
+        """The problem rendered."""
+        return Prompt(problem.id, self.context(problem.question), problem)
 
     def prompts(self, problems: Sequence[Problem]) -> list[Prompt]:
         """Several, in order."""
         return [self.prompt(problem) for problem in problems]
+
+    def demonstrations(self, problems: Sequence[Problem]) -> list[list[Tensor]]:
+        """The problems' demonstrations as responses."""
+        return [[self.response(text) for text in problem.demonstrations] for problem in problems]
 
     def context(self, messages: str | Sequence[Mapping[str, str]]) -> Tensor:
         """What a model would be given."""

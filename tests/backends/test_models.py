@@ -87,8 +87,9 @@ def test_plain_prompts_start_with_bos_and_responses_end_once():
     prompt = renderer.prompt(Problem("p", "1+1=", demonstrations=("2", "two")))
     assert prompt.tokens[0] == 1 and (prompt.tokens[1:] != 1).all()
     assert renderer.text(prompt.tokens) == "Be brief.\nQ: 1+1=\n"
-    assert [d.tolist()[-1] for d in prompt.demonstrations] == [2, 2]
-    assert [(d == 2).sum().item() for d in prompt.demonstrations] == [1, 1]
+    ((first, second),) = renderer.demonstrations([prompt.problem])
+    assert [renderer.text(each) for each in (first, second)] == ["2", "two"]
+    assert [(each == 2).nonzero().flatten().tolist() for each in (first, second)] == [[1], [3]]
 
 
 def test_special_tokens_in_the_text_are_not_obeyed():
@@ -118,3 +119,8 @@ def test_an_over_long_prompt_names_the_problem_the_length_and_the_limit():
 def test_text_that_cannot_be_encoded_names_the_problem_and_the_characters():
     with pytest.raises(DataError, match=r"problem 'e1'.*é"):
         TextRenderer(load_tokenizer(SPEC)).prompt(Problem("e1", "café"))
+    renderer = TextRenderer(load_tokenizer(SPEC))
+    good, bad = Problem("g", "1", demonstrations=("2",)), Problem("e2", "1", demonstrations=("né",))
+    assert len(renderer.prompts([good, bad])) == 2  # who asks for none is not stopped
+    with pytest.raises(DataError, match=r"problem 'e2'.*é"):
+        renderer.demonstrations([good, bad])

@@ -23,7 +23,7 @@ def problem(name="p", **more) -> Problem:
 
 
 def prompt(name="p") -> Prompt:
-    return Prompt(name, torch.tensor([5, 6]), problem(name), (torch.tensor([1, 2, 0]),))
+    return Prompt(name, torch.tensor([5, 6]), problem(name))
 
 
 def trajectory(at: Prompt, text="2") -> Trajectory:
@@ -54,7 +54,6 @@ def alike(one: Trajectory, other: Trajectory) -> bool:
     plain = ("origin", "text", "truncated", "version", "signals", "feedback")
     tensors = [(one.tokens, other.tokens), (one.trainable, other.trainable)]
     tensors += [(one.prompt.tokens, other.prompt.tokens)]
-    tensors += zip(one.prompt.demonstrations, other.prompt.demonstrations, strict=True)
     tensors += [(one.columns[n], other.columns[n]) for n in one.columns]
     return (
         all(getattr(one, name) == getattr(other, name) for name in plain)
@@ -82,7 +81,7 @@ def test_a_shared_prompt_is_written_once_even_if_it_was_rendered_twice():
 
 
 def test_two_prompts_of_one_id_stay_two():
-    hinted = Prompt("p", torch.tensor([5, 6, 9]), problem(), (torch.tensor([1, 2, 0]),))
+    hinted = Prompt("p", torch.tensor([5, 6, 9]), problem())
     rows = decode(encode([trajectory(prompt()), trajectory(hinted), trajectory(prompt())]))
     assert [len(row.prompt.tokens) for row in rows] == [2, 3, 2]
 

@@ -17,14 +17,19 @@ EOS = 0
 
 
 class Letters:
-    """FAKE renderer: one token per character, its code point; 0 ends a sequence."""
+    """FAKE renderer: one token per character, its code point; `eos` ends a sequence."""
+
+    def __init__(self, eos: int = EOS) -> None:
+        self.eos = eos
 
     def prompt(self, problem: Problem) -> Prompt:
-        shown = tuple(self.response(text) for text in problem.demonstrations)
-        return Prompt(problem.id, self.context(problem.question), problem, shown)
+        return Prompt(problem.id, self.context(problem.question), problem)
 
     def prompts(self, problems):
         return [self.prompt(problem) for problem in problems]
+
+    def demonstrations(self, problems):
+        return [[self.response(text) for text in problem.demonstrations] for problem in problems]
 
     def context(self, messages):
         if not isinstance(messages, str):
@@ -32,10 +37,10 @@ class Letters:
         return torch.tensor([ord(c) for c in messages], dtype=torch.int64)
 
     def response(self, text, *, end=True):
-        return torch.tensor([ord(c) for c in text] + [EOS] * end, dtype=torch.int64)
+        return torch.tensor([ord(c) for c in text] + [self.eos] * end, dtype=torch.int64)
 
     def text(self, tokens):
-        return "".join(chr(token) for token in tokens.tolist() if token != EOS)
+        return "".join(chr(token) for token in tokens.tolist() if token != self.eos)
 
     def texts(self, responses):
         return [self.text(tokens) for tokens in responses]
@@ -98,7 +103,9 @@ def noise(context: str, seed: int) -> str:
 def tools():
     """The stand-ins, and `make_run` and `group` to build with."""
 
-    def make_run(speak=noise, *, world=None, version=0, max_tokens=64, buffers=None, **more) -> Run:
+    def make_run(
+        speak=noise, *, world=None, version=0, max_tokens=64, buffers=None, end=EOS, **more
+    ) -> Run:
         generators = {"policy": Scripted(speak, version)}
         return Run(
             seed=7,
@@ -106,7 +113,7 @@ def tools():
             learners={},
             frozen={},
             buffers=buffers or {},
-            renderer=Letters(),
+            renderer=Letters(end),
             world=world or Alone(),
             sampler=None,
             sampling=Sampling(max_tokens=max_tokens),

@@ -53,10 +53,10 @@ def test_a_cut_response_is_the_one_of_relift(tools, case):
     pad, eos, width = case["pad_token_id"], case["eos_token_id"], 6
     for at, target in enumerate(case["inputs"]["tgt_input_ids"]):
         expert = [token for token in target if token != pad]
-        shown = (torch.tensor([*expert, eos]),) if expert else ()
-        group = Group(Prompt("p", torch.tensor([5, 6, 7]), Problem("p", "q"), shown))
+        shown = ("".join(map(chr, expert)),) if expert else ()
+        group = Group(Prompt("p", torch.tensor([5, 6, 7]), Problem("p", "q", demonstrations=shown)))
         source = DemonstrationSource(max_tokens=width, overlong="cut")
-        (row,) = source.extend([group], tools.make_run())
+        (row,) = source.extend([group], tools.make_run(end=eos))
         if not expert:
             assert row == []
             continue

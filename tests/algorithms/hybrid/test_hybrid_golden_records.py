@@ -21,6 +21,22 @@ KIND = "feedback/critique_grpo_critique_kind.json"
 CRITICS = {"simple": Indicative(), "simple_gt": IndicativeWithAnswer()}
 
 
+class Numbers:
+    """FAKE renderer: a demonstration is written as its token ids."""
+
+    def __init__(self, end):
+        self.end = end
+
+    def demonstrations(self, problems):
+        return [
+            [torch.tensor([*map(int, text.split()), self.end]) for text in problem.demonstrations]
+            for problem in problems
+        ]
+
+    def text(self, tokens):
+        return " ".join(map(str, tokens.tolist()))
+
+
 def row(problem="a", tokens=(1,), **fields):
     prompt = Prompt(problem, torch.tensor([1]), Problem(problem, problem, **fields))
     tokens = torch.tensor(tokens)
@@ -37,17 +53,14 @@ def test_a_demonstration_becomes_the_released_response_and_a_missing_one_no_row(
     groups = []
     for at_row, target in enumerate(given["tgt_input_ids"]):
         written = [token for token in target if token != case["pad_token_id"]]
-        shown = (torch.tensor([*written, end]),) if written else ()
-        problem = Problem(str(at_row), "")
-        prompt = Prompt(problem.id, torch.tensor(given["prompts"][at_row]), problem, shown)
-        groups.append(Group(prompt))
-    run = SimpleNamespace(
-        seed=0, step=0, metrics={}, renderer=SimpleNamespace(text=lambda tokens: "")
-    )
+        shown = (" ".join(map(str, written)),) if written else ()
+        problem = Problem(str(at_row), "", demonstrations=shown)
+        groups.append(Group(Prompt(problem.id, torch.tensor(given["prompts"][at_row]), problem)))
+    run = SimpleNamespace(seed=0, step=0, metrics={}, renderer=Numbers(end))
     offered = DemonstrationSource(max_tokens=width, overlong="cut").extend(groups, run)
     for at_row, (group, made) in enumerate(zip(groups, offered, strict=True)):
         released = case["outputs"]["responses"][at_row]
-        if not group.prompt.demonstrations:
+        if not group.prompt.problem.demonstrations:
             assert list(made) == []
             assert released[0] == end
             continue
