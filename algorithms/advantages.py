@@ -55,7 +55,8 @@ def group_norm(
     """
     deviation = centred(rewards, groups, singleton)
     spread = group_std(rewards, groups, ddof)
-    deviation = torch.where((spread < flat_below) & (group_size(groups) > 1), 0.0, deviation)
+    if flat_below:
+        deviation = torch.where((spread < flat_below) & (group_size(groups) > 1), 0.0, deviation)
     return _scaled(deviation, spread, rewards, scale, ddof, eps, guard)
 
 

@@ -40,8 +40,12 @@ class Batch:
     @cached_property
     def _inside(self) -> Tensor:
         """Where a row has a token, bool [B, T]."""
-        lengths = torch.tensor([len(row.tokens) for row in self.rows])
+        lengths = torch.tensor([shape[0] for shape in self._shapes])
         return torch.arange(int(lengths.max())) < lengths[:, None]
+
+    @cached_property
+    def _shapes(self) -> list[torch.Size]:
+        return [row.tokens.shape for row in self.rows]
 
     def _padded(self, name: str, given: Sequence[Tensor]) -> Tensor:
         """One value per token of each row, as [B, T], 0 on padding; in the widest dtype of them.
@@ -49,12 +53,14 @@ class Batch:
         Raises:
             RecipeError: a row has another number of values than tokens.
         """
-        for row, value in zip(self.rows, given, strict=True):
-            if value.shape != row.tokens.shape:
-                raise RecipeError(
-                    f"'{name}' has shape {tuple(value.shape)} on a response of {len(row.tokens)} "
-                    f"tokens (prompt '{row.prompt.id}', origin {row.origin})."
-                )
+        shapes = [value.shape for value in given]
+        if shapes != self._shapes:
+            bad = next(at for at, shape in enumerate(self._shapes) if shapes[at] != shape)
+            row = self.rows[bad]
+            raise RecipeError(
+                f"'{name}' has shape {tuple(shapes[bad])} on a response of {len(row.tokens)} "
+                f"tokens (prompt '{row.prompt.id}', origin {row.origin})."
+            )
         flat = torch.cat(list(given))
         return flat.new_zeros(self._inside.shape).masked_scatter_(self._inside, flat)
 
@@ -103,8 +109,10 @@ def together(rows: Sequence[Trajectory]) -> list[list[int]]:
 
     Rows that share a signal `pair` do; every other row stands alone.
     """
+    pairs = [row.signals.get("pair") for row in rows]
+    if pairs.count(None) == len(pairs):
+        return [[at] for at in range(len(pairs))]
     units: dict[tuple[str, float], list[int]] = {}
-    for at, row in enumerate(rows):
-        pair = row.signals.get("pair")
+    for at, pair in enumerate(pairs):
         units.setdefault(("row", at) if pair is None else ("pair", pair), []).append(at)
     return list(units.values())

@@ -22,8 +22,9 @@ def train(
     while run.step < steps:
         run.metrics, run.seconds, run.scored = {}, {}, {}
         groups = gather(run)
+        rows = [row for group in groups for row in group.leaving()]
         for phase in phases:
-            phase.offer(groups, run.step)
+            phase.offer(rows, run.step)
             began = time.perf_counter()
             for batch in phase.batches(run):
                 learner = run.learners[phase.model]

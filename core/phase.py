@@ -12,7 +12,7 @@ from didact.core.errors import RecipeError
 from didact.core.protocols import Names, Reader, ReplayBuffer, Run, UpdateRule
 from didact.core.ranks import RANK_STRIDES
 from didact.core.seeds import seed_of
-from didact.core.types import Group, Trajectory
+from didact.core.types import Trajectory
 from didact.core.where import Where
 
 READOUTS = frozenset({"logprobs", "entropy", "values", "mean_logprobs", "collision", *RANK_STRIDES})
@@ -91,13 +91,13 @@ class Phase:
     max_age: int | None = None
     shuffle: bool = False
 
-    def offer(self, groups: Sequence[Group], step: int) -> None:
-        """Put what the phase takes into its pool, each row with its group's signals.
+    def offer(self, rows: Sequence[Trajectory], step: int) -> None:
+        """Put what the phase takes of the rows that left their groups into its pool.
 
         Rows of steps before the phase's window wait for it; after the window nothing is kept.
         """
         if step <= self.when.last:
-            self.pool.add([row for group in groups for row in group.leaving() if self.take(row)])
+            self.pool.add([row for row in rows if self.take(row)])
 
     def batches(self, run: Run) -> Iterator[Batch]:
         """Mini-batches for this step, none if it is not time. Frozen columns are read once."""

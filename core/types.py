@@ -128,9 +128,10 @@ def changed(record: T, **fields: Any) -> T:
     Raises:
         TypeError: the record has no such field.
     """
-    values = record.__dict__ | fields
-    if len(values) != len(record.__dict__):
-        raise TypeError(f"{type(record).__name__} has no {sorted(fields.keys() - vars(record))}")
-    copy = object.__new__(type(record))
+    known = record.__dict__
+    values = known | fields
+    if len(values) != len(known):
+        raise TypeError(f"{type(record).__name__} has no {sorted(fields.keys() - known)}")
+    copy = object.__new__(record.__class__)
     object.__setattr__(copy, "__dict__", values)
     return copy

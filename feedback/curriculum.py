@@ -173,7 +173,7 @@ class Filtered:
                     self._position = min(later) * len(self.task)
                     continue
             self._position += 1
-            at = permuted(place, len(self.task), seed_of("filtered", self.seed, epoch))
+            at = permuted(place, len(self.task), "filtered", self.seed, epoch)
             if at not in chosen and asleep.get(at, 0) <= epoch:
                 chosen.append(at)
         problems = [self.task[at] for at in chosen]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -221,8 +221,11 @@ def said(episodes: Sequence[Trajectory], samples: Sequence[Sample], run: Run) ->
     """Each episode with one more response; its version is the oldest that spoke in it."""
     texts = run.renderer.texts([sample.tokens for sample in samples])
     return [
-        changed(
-            appended(so_far, sample.tokens, sample.logprobs, trainable=True),
+        appended(
+            so_far,
+            sample.tokens,
+            sample.logprobs,
+            trainable=True,
             text=text,
             truncated=sample.truncated,
             version=sample.version
@@ -233,12 +236,14 @@ def said(episodes: Sequence[Trajectory], samples: Sequence[Sample], run: Run) ->
     ]
 
 
-def appended(so_far: Trajectory, tokens: Tensor, logprobs: Tensor, trainable: bool) -> Trajectory:
-    """The episode with further tokens and the log-probabilities they were drawn with."""
+def appended(
+    so_far: Trajectory, tokens: Tensor, logprobs: Tensor, trainable: bool, **fields: Any
+) -> Trajectory:
+    """The episode with further tokens, the log-probabilities they were drawn with, and fields."""
     flags = torch.full((tokens.numel(),), trainable)
     if so_far.tokens.numel():
         tokens = torch.cat([so_far.tokens, tokens])
         flags = torch.cat([so_far.trainable, flags])
         logprobs = torch.cat([so_far.columns["behavior_logprobs"], logprobs])
     columns = {**so_far.columns, "behavior_logprobs": logprobs}
-    return changed(so_far, tokens=tokens, trainable=flags, columns=columns)
+    return changed(so_far, tokens=tokens, trainable=flags, columns=columns, **fields)

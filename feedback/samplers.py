@@ -49,7 +49,7 @@ class Shuffled:
     def _next(self) -> int:
         epoch, place = divmod(self._position, len(self.task))
         self._position += 1
-        return permuted(place, len(self.task), seed_of("shuffled", self.seed, epoch))
+        return permuted(place, len(self.task), "shuffled", self.seed, epoch)
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Learns nothing from how it went."""

@@ -41,7 +41,8 @@ class HFGenerator:
         self.model = model.requires_grad_(False).eval().to(engines.device(device))
         if str(self.model.config._attn_implementation).startswith("flash"):
             self.model.set_attn_implementation(attention.register())
-        self.device = next(iter(self.model.parameters())).device
+        self.named = dict(self.model.named_parameters())
+        self.device = next(iter(self.named.values())).device
         self.max_batch = max_batch
         self.progress: Callable[[int, int], None] | None = None
         self.ends = _ends(self.model, tokenizer, self.device)
@@ -63,7 +64,7 @@ class HFGenerator:
         Raises:
             RunError: the learner has not exactly the parameters that this model has.
         """
-        own = dict(self.model.named_parameters())
+        own = dict(self.named)
         for name, value in learner.weights():
             target = own.pop(name, None)
             if target is None:

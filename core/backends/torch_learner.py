@@ -78,10 +78,12 @@ class TorchLearner:
         engines.checkpointed(model, gradient_checkpointing)
         speed.hasten(model, liger=liger, compiled=compile)
         self.params = lora.learning(model, bool(optimizers))
+        self.named, self.adapted = list(model.named_parameters()), lora.scales(model)
         half = any(p.dtype != torch.float32 for p in self.params)
         self.masters: list[Tensor] = self.params
         if half:
             self.masters = [p.detach().float().clone() for p in self.params]
+        self.with_gradient = [*self.params, *self.masters] if half else self.params
         self.optimizer = NamedAdamW(self.masters, optimizers) if optimizers else None
         self.scalars = Scalars(optimizers, self.world, self.reader.device)
         self.factor = 1.0
@@ -171,19 +173,18 @@ class TorchLearner:
             torch._foreach_copy_(self.params, self.masters)
 
     def _clear(self) -> None:
-        for tensor in {*self.params, *self.masters}:  # often the same ones
+        for tensor in self.with_gradient:
             tensor.grad = None
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter by name, adapters merged; tied ones once."""
-        named = ((name, param.detach()) for name, param in self.model.named_parameters())
-        return lora.merged(named, lora.scales(self.model))
+        return lora.merged(((name, param.detach()) for name, param in self.named), self.adapted)
 
     def save(self, folder: Path) -> None:
         """Model and tokenizer as transformers writes them; rank 0 writes."""
         if self.world.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            whole = dict(lora.merged(self.model.state_dict().items(), lora.scales(self.model)))
+            whole = dict(lora.merged(self.model.state_dict().items(), self.adapted))
             self.model.save_pretrained(folder, state_dict=whole)  # type: ignore[operator]
             self.tokenizer.save_pretrained(folder)
         self.world.barrier()

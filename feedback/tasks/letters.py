@@ -93,17 +93,16 @@ class Letters:
         in_range(index, self.size, "letters")
         starts = starts_of(self.split)
         epoch, place = divmod(index, len(starts))
-        start = starts[permuted(place, len(starts), seed_of("starts", self.seed, epoch))]
+        start = starts[permuted(place, len(starts), "starts", self.seed, epoch)]
         rng = Random(seed_of("letters", self.split, self.seed, index))
         level = level_of(index, self.levels, self.mix, rng)
-        names = _chain(start, level, rng)
-        while names is None:
+        drawn = _chain(start, level, rng)
+        while drawn is None:
             start = rng.choice(starts)
-            names = _chain(start, level, rng)
-        return self._problem(level, names, start)
+            drawn = _chain(start, level, rng)
+        return self._problem(level, *drawn, start)
 
-    def _problem(self, level: int, names: str, start: str) -> Problem:
-        answer = results(names, start)[-1]
+    def _problem(self, level: int, names: str, answer: str, start: str) -> Problem:
         id = f"letters/{self.split}/{level}/{names}:{start}"
         write = partial(demonstrate, names, start)
         shown, correct = demonstrated(write, answer, ALPHABET, self.wrong, self.seed, id)
@@ -146,13 +145,15 @@ def starts_of(split: Split) -> tuple[str, ...]:
     return tuple(start for start in every if split_of_start(start) == split)
 
 
-def _chain(start: str, level: int, rng: Random) -> str | None:
-    """Functions of a level under which the start and all results differ; None if none was found."""
+def _chain(start: str, level: int, rng: Random) -> tuple[str, str] | None:
+    """Functions of a level under which the start and all results differ, and the last result;
+    None if none were found."""
     count, with_new = SHAPES[level]
     for _ in range(TRIES):
         names = rng.choices(KNOWN, k=count)
         if with_new:
             names[rng.randrange(count)] = NEW
-        if len({start, *results("".join(names), start)}) == count + 1:
-            return "".join(names)
+        made = results("".join(names), start)
+        if len({start, *made}) == count + 1:
+            return "".join(names), made[-1]
     return None

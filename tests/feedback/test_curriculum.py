@@ -161,7 +161,7 @@ def test_problems_that_retire_for_good_do_not_hold_up_a_draw(tools, monkeypatch)
     asked = []
     monkeypatch.setattr(
         "didact.feedback.curriculum.permuted",
-        lambda place, size, seed: asked.append(place) or permuted(place, size, seed),
+        lambda place, size, *names: asked.append(place) or permuted(place, size, *names),
     )
     sampler = Filtered(Numbers(40), prompts=6, solved=1_000_000)
     first = []
