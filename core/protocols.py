@@ -180,8 +180,7 @@ class Sample:
 
     Attributes:
         tokens: int64 [T], the end-of-sequence token included if it was reached.
-        logprobs: float32 [T], under the distribution it was actually drawn from
-            (temperature and truncation applied).
+        logprobs: float32 [T], of the distribution drawn from, after temperature and truncation.
         truncated: no end-of-sequence token within `max_tokens`.
         version: weight version it was sampled with.
     """

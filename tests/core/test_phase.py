@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from didact.core.phase import Phase, Trigger
-from didact.core.types import Group, Problem, Prompt, Trajectory
+from didact.core.types import Problem, Prompt, Trajectory
 from didact.core.where import Where
 from didact.feedback.buffers import Queue
 
@@ -25,7 +25,7 @@ def passes(step: int = 0, seed: int = 0, name: str = "rl", shuffle: bool = True)
     rule = SimpleNamespace(needs=frozenset(), ahead=frozenset())
     settings = {"batch_size": 4, "epochs": 3, "shuffle": shuffle}
     phase = Phase(name, Where(), Queue(), Trigger(), rule, **settings)
-    phase.offer([Group(PROMPT, tuple(row(float(at)) for at in range(ROWS)))], step)
+    phase.offer([row(float(at)) for at in range(ROWS)], step)
     policy = SimpleNamespace(version=0)
     run = SimpleNamespace(seed=seed, step=step, metrics={}, generators={"policy": policy})
     batches = [[one.signals["number"] for one in batch.rows] for batch in phase.batches(run)]
@@ -83,7 +83,7 @@ def test_rows_on_which_the_loss_vanishes_are_read_only_if_the_rule_looks_at_all(
         idle=lambda batch: [one.signals["number"] % 4 != 0 for one in batch.rows],
     )
     phase = Phase("rl", Where(), Queue(), Trigger(), rule, epochs=epochs)
-    phase.offer([Group(PROMPT, tuple(row(float(at)) for at in range(ROWS)))], 0)
+    phase.offer([row(float(at)) for at in range(ROWS)], 0)
     policy, ref = Counting(), Counting()
     run = SimpleNamespace(
         seed=0,
