@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -23,7 +24,7 @@ from didact.configs.schema import Recipe
 from didact.core import world as worlds
 from didact.core.backends.models import ModelSpec
 from didact.core.errors import RecipeError, RunError
-from didact.core.folder import RunFolder, manifest, replacing
+from didact.core.folder import RunFolder, manifest, no_room_said, replacing
 from didact.core.gather import Gather, GatherAhead
 from didact.core.session import Session, Stop
 from didact.plugins.manager import load
@@ -64,12 +65,14 @@ def train_recipe(
     for notice in parts.notices:
         console.say(f"note: {notice}")
     try:
-        policy = policy_of(recipe, None, registry, console)
-        opened = open_recipe(recipe, parts, registry, policy)
-        _tell_skipped(opened, folder, console)
-        return _session(opened, folder, console, resume)()
+        with no_room_said(folder.path):
+            policy = policy_of(recipe, None, registry, console)
+            opened = open_recipe(recipe, parts, registry, policy)
+            _tell_skipped(opened, folder, console)
+            return _session(opened, folder, console, resume)()
     except BaseException:
-        (folder.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        with contextlib.suppress(OSError):  # the disk may be what failed
+            (folder.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         raise
 
 
@@ -97,9 +100,12 @@ def evaluate_recipe(
     assert opened.evaluation is not None
     with console.progress("evaluating", len(opened.evaluation.task)) as advance:
         answered, metrics = opened.evaluation(opened.run, progress=advance)
-    if out is not None:
-        write(answered, out)
     console.table(metrics)
+    if out is not None:
+        try:
+            write(answered, out)
+        except OSError as error:
+            raise RunError(f"{out}: cannot be written: {error.strerror}.") from None
     return metrics
 
 
@@ -235,4 +241,5 @@ def _write_manifest(folder: RunFolder, opened: Opened) -> None:
     record = manifest(seed=recipe.seed, plugins=plugins, data=data)
     record["start"] = start_of(recipe, opened.registry)
     record["recipe"] = hashlib.sha256(as_yaml(resolved(recipe)).encode()).hexdigest()
-    folder.manifest.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    with replacing(folder.manifest) as new:
+        new.write_text(json.dumps(record, indent=1), encoding="utf-8")

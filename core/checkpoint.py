@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,10 @@ def save(folder: RunFolder, step: int, run: Run, parts: Mapping[str, Stateful], 
         "versions": {name: generator.version for name, generator in run.generators.items()},
         "parts": {path: part.state_dict() for path, part in parts.items()},
     }
-    torch.save(state, shared / f"rank-{run.world.rank}.pt")
+    with (shared / f"rank-{run.world.rank}.pt").open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())  # on disk before its name is, should the machine lose power
     run.world.barrier()
     if run.world.rank == 0:
         if target.exists():
@@ -43,12 +48,19 @@ def load(path: Path, run: Run, parts: Mapping[str, Stateful]) -> int:
     """Restore a state; returns how many steps had been done.
 
     Raises:
-        RunError: it was written by another number of processes, or by a run with other parts.
+        RunError: it was written by another number of processes, or by a run with other parts, or
+            it is damaged.
     """
     file = path / f"rank-{run.world.rank}.pt"
     if not file.exists():
         raise RunError(f"{path}: has no state for rank {run.world.rank}.")
-    state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+    try:
+        state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise RunError(
+            f"{file}: is damaged; delete {path} to go on from the state before it, or from the "
+            f"start if there is none. ({str(error).partition('.')[0] or 'it is empty'})"
+        ) from error
     if state["size"] != run.world.size:
         raise RunError(
             f"{path}: was written by {state['size']} processes; this run has {run.world.size}."

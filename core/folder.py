@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -18,6 +19,9 @@ from typing import Any
 import torch
 
 from didact.core.errors import RunError
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""Numbers of the errors by which a disk says that it takes nothing more."""
 
 PACKAGES = ("didact", "torch", "transformers", "deepspeed", "vllm", "datasets", "math-verify")
 
@@ -60,7 +64,7 @@ class RunFolder:
         """Make the folder, or check that it is this recipe's to resume.
 
         Raises:
-            RunError: it holds another run, or (resuming) another recipe.
+            RunError: it holds another run, or (resuming) another recipe, or cannot be written.
         """
         if self.recipe.exists() and not resume:
             raise RunError(
@@ -73,10 +77,12 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "error.txt").unlink(missing_ok=True)
+            if not self.recipe.exists():
+                with replacing(self.recipe) as new:
+                    new.write_text(recipe, encoding="utf-8")
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be made: {error.strerror}.") from None
-        (self.path / "error.txt").unlink(missing_ok=True)
-        self.recipe.write_text(recipe, encoding="utf-8")
+            raise RunError(f"{self.path}: cannot be written: {error.strerror}.") from None
 
     def keep_states(self, count: int) -> None:
         """Delete all but the newest states."""
@@ -93,10 +99,10 @@ class RunFolder:
 
 
 def _until(file: Path, step: int) -> Iterator[str]:
-    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in file.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a crash is dropped
             if json.loads(line)["step"] <= step:
-                yield line
+                yield f"{line}\n"
 
 
 @contextlib.contextmanager
@@ -109,6 +115,17 @@ def replacing(target: Path) -> Iterator[Path]:
     if target.is_dir():
         shutil.rmtree(target)
     os.replace(partial, target)
+
+
+@contextlib.contextmanager
+def no_room_said(folder: Path) -> Iterator[None]:
+    """Say in one line that the disk under a folder takes nothing more; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise RunError(f"{folder}: cannot be written: {error.strerror}.") from error
 
 
 def manifest(*, seed: int, plugins: Mapping[str, str], data: Mapping[str, str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from didact.core.protocols import Run
 from didact.core.ranges import Count
 from didact.core.types import Group, Trajectory
 
@@ -32,12 +33,19 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Writes every metric to TensorBoard event files under `tensorboard/`."""
+    """Writes every metric to TensorBoard event files under `tensorboard/`.
+
+    What a run that was killed had logged after the state it goes on from is no longer shown.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = str(folder / "tensorboard")
+        self._writer: Any = None
+
+    def on_start(self, run: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._writer = SummaryWriter(self._folder, purge_step=run.step + 1)
 
     def on_step(self, step: int, groups: Sequence[Group], metrics: Mapping[str, float]) -> None:
         self._write(step + 1, metrics)
@@ -50,7 +58,8 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def on_end(self, error: BaseException | None) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Trajectories:

@@ -15,7 +15,7 @@ from didact.core import checkpoint
 from didact.core.backends.engines import peak_memory
 from didact.core.errors import RunError
 from didact.core.evaluate import Answered, Evaluation, base_bins, write
-from didact.core.folder import RunFolder
+from didact.core.folder import RunFolder, replacing
 from didact.core.gather import Gather, GatherAhead
 from didact.core.loop import train
 from didact.core.metrics import Spent
@@ -170,7 +170,8 @@ class Session:
         answered, metrics = self.evaluation(self.run)
         self.bins = base_bins(answered)
         if self.run.world.rank == 0:
-            file.write_text(json.dumps(self.bins), encoding="utf-8")
+            with replacing(file) as new:
+                new.write_text(json.dumps(self.bins), encoding="utf-8")
         answered = [replace(item, bin=self.bins.get(item.id)) for item in answered]
         self._record(0, answered, {**metrics, **self.evaluation.summary(answered)})
 

@@ -1,5 +1,6 @@
 """Runs: resuming is exact, a seed decides everything, signals leave a state behind."""
 
+import errno
 import json
 import shutil
 import signal
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.errors import RecipeError, RunError
+from didact.core.folder import RunFolder
 
 LEARNS = ("rewards={correct: letters_answer, short: {use: linear_length, per: 100, weight: 0.1}}",)
 
@@ -160,3 +162,60 @@ def test_a_signal_writes_a_state_and_exits_cleanly(tmp_path, kind):
     assert "Traceback" not in said
     (state,) = (out / "checkpoints").iterdir()
     assert int(state.name.removeprefix("step-")) == len(rows(out))
+
+
+def test_a_damaged_state_is_named_with_the_way_on(run):
+    folder = run("grpo", "steps=3", "checkpoint.every=1", *LEARNS)
+    shutil.rmtree(folder / "final")
+    (state,) = (folder / "checkpoints").iterdir()
+    whole = (state / "rank-0.pt").read_bytes()
+    for left in (whole[: len(whole) // 2], b""):
+        (state / "rank-0.pt").write_bytes(left)
+        with pytest.raises(RunError, match=f"damaged; delete {state}"):
+            run("grpo", "steps=3", "checkpoint.every=1", *LEARNS, resume=True)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    recipe = ("grpo", "steps=3", "checkpoint.every=1", *LEARNS)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(RunError, match=r"run: cannot be written: No space left on device\."):
+            run(*recipe)
+    folder = run(*recipe, resume=True)
+    with monkeypatch.context() as patched:  # nor does an attempt to resume cost the recipe
+        patched.setattr(Path, "write_text", full)
+        shutil.rmtree(folder / "final")
+        with pytest.raises(RunError, match="cannot be written"):
+            run(*recipe, resume=True)
+    run(*recipe, resume=True)
+    assert [row["step"] for row in rows(folder)] == [1, 2, 3]
+
+
+def test_a_read_only_folder_is_one_line(run, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(RunError, match=r"run: cannot be written: Read-only file system\."):
+        run("grpo", "steps=1", *LEARNS)
+
+
+def test_a_last_line_without_its_end_does_not_swallow_the_next(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 1}\n{"step": 2}')
+    RunFolder(tmp_path).truncate_logs(2)
+    assert log.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_tensorboard_shows_each_step_of_a_resumed_run_once(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = ("grpo", "steps=4", "checkpoint.every=2", "observers=[tensorboard]", *LEARNS)
+    folder = run(*recipe)
+    shutil.rmtree(folder / "final")
+    run(*recipe, resume=True)
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("rl/loss")] == [1, 2, 3, 4]
