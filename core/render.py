@@ -18,7 +18,7 @@ from didact.core.types import Problem, Prompt
 T = TypeVar("T")
 U = TypeVar("U")
 Messages = str | Sequence[Mapping[str, str]]
-QUESTION = "{question}"
+QUESTION, THINK = "{question}", "<think>"
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,9 @@ class TextRenderer:
     def demonstrations(self, problems: Sequence[Problem]) -> list[list[Tensor]]:
         """Each problem's demonstrations as the model would have written them, int64 [T] each.
 
+        A `<think>` that the prompt ends with is not opened again (ReLIFT does the same:
+        TheRoadQaQ/ReLIFT at eb95454f, replace_response_in_batch).
+
         Raises:
             DataError: one cannot be encoded.
         """
@@ -73,8 +76,20 @@ class TextRenderer:
         return [[next(shown) for _ in problem.demonstrations] for problem in problems]
 
     def _shown(self, problems: Sequence[Problem]) -> list[Tensor]:
-        said = self._encode([text for problem in problems for text in problem.demonstrations])
-        return [_tensor([*ids, self.tokenizer.eos_token_id]) for ids in said]
+        left = [
+            self._left(problem, text) for problem in problems for text in problem.demonstrations
+        ]
+        return [_tensor([*ids, self.tokenizer.eos_token_id]) for ids in self._encode(left)]
+
+    def _left(self, problem: Problem, shown: str) -> str:
+        """What of a demonstration the prompt has left to be written."""
+        if not shown.startswith(THINK):
+            return shown
+        asked = self.text(_tensor(self._contexts([self._asked(problem)])[0]))
+        _, opened, space = asked.rpartition(THINK)
+        if not opened or space.strip():
+            return shown
+        return shown.removeprefix(THINK).removeprefix(space)
 
     def _checked(self, problem: Problem, context: list[int]) -> Prompt:
         tokens = _tensor(context)

@@ -107,6 +107,30 @@ def test_a_chat_template_is_used_if_there_is_one():
     assert tokenizer.decode(plain) == "<bos>hello"
 
 
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize(
+    ("ending", "shown", "left"),
+    [
+        ("<think>\n", "<think>\nSo.</think>4", "So.</think>4"),
+        ("<think>\n", "<think>So.</think>4", "So.</think>4"),
+        ("<think>", "<think>\nSo.</think>4", "\nSo.</think>4"),
+        ("<think>\n", "So.</think>4", "So.</think>4"),
+        ("<think>\n</think>\n", "<think>\nSo.</think>4", "<think>\nSo.</think>4"),
+        (": ", "<think>\nSo.</think>4", "<think>\nSo.</think>4"),
+    ],
+)
+def test_a_demonstration_does_not_open_again_the_thought_that_its_prompt_opened(
+    chat, ending, shown, left
+):
+    tokenizer = load_tokenizer(SPEC)
+    tokenizer.chat_template = CHAT + f"{{{{ {ending!r} }}}}"  # jinja cuts a last newline
+    renderer = TextRenderer(tokenizer, chat=chat, template="{question}" + ending * (not chat))
+    problem = Problem("p", "2+2, <think>?", demonstrations=(shown,))
+    assert renderer.text(renderer.prompt(problem).tokens).endswith(ending)
+    ((tokens,),) = renderer.demonstrations([problem])
+    assert renderer.text(tokens) == left and tokens[-1] == tokenizer.eos_token_id
+
+
 def test_an_over_long_prompt_names_the_problem_the_length_and_the_limit():
     renderer = TextRenderer(load_tokenizer(SPEC), max_prompt_tokens=4)
     with pytest.raises(
