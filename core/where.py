@@ -58,8 +58,15 @@ class Where(RootModel[dict[str, Wanted]]):
         """Intrinsic names are tried first, so `{origin: policy, reward: 1}` passes over a
         demonstration that has no reward."""
         for name, matches in self._tests:  # noqa: SIM110 - every row comes here; half of all()'s time
-            if not matches(_read(item, name)):
-                return False
+            value = _read(item, name)
+            try:
+                if not matches(value):
+                    return False
+            except TypeError:
+                raise RecipeError(
+                    f"where: a range is asked of '{name}', which is {value!r} (prompt "
+                    f"'{item.prompt.id}') and no number; narrow the choice, or name values."
+                ) from None
         return True
 
     @cached_property
