@@ -98,10 +98,8 @@ def _stage_problems(recipe: Recipe, stages: Sequence[Labelled]) -> Iterator[tupl
         yield from _column_problems(recipe, position, label, getattr(stage, "columns", ()))
         solved = stage.solved_by if isinstance(stage, Score) else None
         if solved is not None and solved not in recipe.rewards:
-            yield (
-                ("experience", position),
-                f"solved_by: {unknown('reward', solved, recipe.rewards)}",
-            )
+            said = f"solved_by: {unknown('reward', solved, recipe.rewards)}"
+            yield ("experience", position), said
         for part in (stage, *vars(stage).values()):
             name = getattr(part, "buffer", None)
             if isinstance(name, str) and name not in recipe.buffers:
@@ -173,9 +171,14 @@ def _evaluation_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:
         if k > max(spec.samples, 1) and "ks" in spec.model_fields_set:
             yield ("evaluation", "ks"), f"pass@{k} is undefined for {spec.samples} samples."
     if spec.bins and not spec.samples:
+        yield ("evaluation", "bins"), "base difficulty is measured on 'samples': there are 0."
+    given = spec.sampling.model_dump(exclude_unset=True) if spec.sampling else {}
+    drawn = {**recipe.sampling.model_dump(exclude={"max_tokens"}), **given}
+    plain = {"temperature": recipe.sampling.temperature or 1.0, "top_p": 1.0, "top_k": 0}
+    if spec.kl and spec.samples and any(drawn[name] != value for name, value in plain.items()):
         yield (
-            ("evaluation", "bins"),
-            "base difficulty is measured on 'samples': there are 0.",
+            ("evaluation", "kl"),
+            f"needs answers drawn by {plain}, not {drawn}; set 'kl: false', or sample so.",
         )
 
 

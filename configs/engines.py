@@ -12,6 +12,7 @@ from torch import nn
 
 from didact.configs.assemble import Parts
 from didact.configs.build import Builder
+from didact.configs.checks import nested
 from didact.configs.counts import rows_of
 from didact.configs.memory import chosen, loaded
 from didact.configs.schema import EvaluationSpec, Recipe
@@ -164,7 +165,7 @@ def _generator(
 def make_evaluation(spec: EvaluationSpec, parts: Parts, builder: Builder) -> Evaluation:
     """A recipe's evaluation: its problems, and a pipeline each for greedy and sampled answers."""
     sampling = spec.sampling.model_dump(exclude_unset=True) if spec.sampling else {}
-    trained = [stage for _, stage in parts.experience.stages if isinstance(stage, Score)]
+    trained = [s for _, _, s in nested(parts.experience.stages) if isinstance(s, Score)]
     score = trained[-1] if trained else Score(parts.rewards)
 
     def pipeline(**settings: Any) -> Pipeline:

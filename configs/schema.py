@@ -177,7 +177,8 @@ class EvaluationSpec(Strict):
         ks: the k of pass@k; those above `samples` are refused.
         by: metadata keys to break accuracy down by.
         bins: break down by base-model difficulty: easy >= 0.75, medium, hard, hardest = 0.
-        kl: measure how far the policy is from its start, on the sampled answers (loads `ref`).
+        kl: measure how far the policy is from its start, on the sampled answers (loads `ref`);
+            they must be drawn at the run's temperature, without top_p and top_k.
         samples_every: sampled answers also at the intermediate evaluations, not only at the end.
         sampling: overrides of the run's sampling.
     """
@@ -205,7 +206,7 @@ class StopSpec(Strict):
     """End early once a metric of the evaluation reaches a value; then cool down.
 
     Attributes:
-        metric: a name as it is logged, e.g. `eval/accuracy/level=2`.
+        metric: a name as it is logged, e.g. `eval/greedy/level=2`.
         at_least: the value to reach.
         cooldown: further steps, over which every learning rate falls linearly to 0.
         after: not before this step.

@@ -87,7 +87,7 @@ def test_what_drawing_a_token_takes_grows_with_rows_vocabulary_and_truncation():
         return memory(*wide, *overrides).generating["temporaries"]
 
     assert drawing() == (12 + 2) * 128 * 32000
-    assert drawing("sampling.top_p=0.9") == (28 + 2) * 128 * 32000
+    assert drawing("sampling.top_p=0.9", "evaluation.kl=false") == (28 + 2) * 128 * 32000
     assert drawing("models.policy.dtype=float32") == (12 + 4) * 128 * 32000
     few = "generator={use: hf, max_batch: 420}"
     assert drawing(few) == (12 + 2) * 10 * 32000

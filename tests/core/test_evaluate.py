@@ -8,6 +8,8 @@ import pytest
 from conftest import TINY
 
 from didact.configs.launch import evaluate_recipe
+from didact.configs.resolve import checked
+from didact.core.errors import RecipeError
 from didact.core.evaluate import Answered, base_bins, difficulty, measures, pass_at_k
 
 EVALUATION = (
@@ -88,3 +90,27 @@ def test_an_answer_whose_reward_failed_is_left_out_and_counted_nowhere_else():
     assert found["avg@4"] == pytest.approx((2 / 3 + 0) / 2)
     assert found["pass@4"] == 0.0  # of the one problem that has four answers
     assert found["greedy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "drawn", ["evaluation.sampling={temperature: 0.5}", "sampling.top_p=0.9", "sampling.top_k=5"]
+)
+def test_the_distance_from_the_start_is_refused_where_answers_are_of_another_distribution(drawn):
+    with pytest.raises(RecipeError, match=r"evaluation\.kl: needs answers drawn by"):
+        checked("sft", [*TINY, EVALUATION, drawn])
+    checked("sft", [*TINY, EVALUATION, drawn, "evaluation.kl=false"])
+    checked("sft", [*TINY, EVALUATION, "sampling.temperature=0.7"])
+
+
+def test_success_of_a_score_inside_a_stage_is_that_of_the_evaluation(run):
+    inner = "experience=[{fill: {groups: 4, rounds: 1, stages: [{rollout: {use: policy, n: 2}}, "
+    folder = run(
+        "grpo",
+        "steps=1",
+        EVALUATION,
+        "rewards.short={use: linear_length, per: 100}",
+        inner + "{score: {solved_by: short, solved_at: -9}}]}}, {advantage: group_norm}]",
+    )
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["success/policy"] for row in rows if row["kind"] == "train"] == [1.0]
+    assert [row["eval/avg@4"] for row in rows if row["kind"] == "evaluation"] == [1.0, 1.0]
