@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,8 @@ from didact.core.ranges import Share
 from didact.core.schedule import Scalar, now, value_at
 from didact.core.types import Group, Trajectory, changed
 from didact.core.where import Where
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ class Score:
                 f"{len(failures)} of {tried} rewards failed (tolerated: {self.tolerate:.0%}). "
                 f"The first: {failures[0]}"
             )
+        if failures and run.world.rank == 0:
+            log.warning("%d of %d rewards failed: %s", len(failures), tried, failures[0])
 
 
 def _call(provider: RewardProvider, trajectories: Sequence[Trajectory]) -> Sequence[float | Failed]:

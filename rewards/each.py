@@ -59,10 +59,10 @@ def each(function: Callable[Concatenate[Trajectory, P], float]) -> Each[P]:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong and where: `ValueError: text, file.py:12`, of the innermost frame."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f", {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    """What went wrong and where: `ValueError: text, mine.py:12 > library.py:34`, called first."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # without the call from here
+    where = " > ".join(f"{frame.filename}:{frame.lineno}" for frame in frames)
+    return f"{type(error).__name__}: {error}" + (f", {where}" if where else "")
 
 
 def _lifted(signature: inspect.Signature) -> inspect.Signature:

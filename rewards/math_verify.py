@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from didact.rewards.extract import How
 from didact.rewards.match import answers
 from didact.rewards.pool import Died, Killed, Outcome, WorkerPool
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class MathVerify:
@@ -26,7 +29,8 @@ class MathVerify:
     problem's answer may be a list of equally right ones.
 
     What a response does to the grader is its own fault: if comparing it takes longer than the
-    limit, or more memory or recursion than there is, it scores 0.0, and `counts` says how often.
+    limit, or more memory or recursion than there is, it scores 0.0, and `counts` and a warning say
+    how often.
     What is not its fault is `Failed`: an answer of the data that is missing or itself takes too
     long, an exception, a worker that crashes.
 
@@ -72,8 +76,18 @@ class MathVerify:
                 settings = {"extract": self.extract, "compare": self.compare}
                 jobs[at] = {"text": text, "golds": golds, **settings}
         outcomes = self._pool.run(list(jobs.values()))
+        before = self.counts["timeouts"] + self.counts["exhausted"]
         for at, outcome in zip(jobs, outcomes, strict=True):
             values[at] = self._value(outcome, trajectories[at].prompt.id)
+        heavy = self.counts["timeouts"] + self.counts["exhausted"] - before
+        if heavy:
+            log.warning(
+                "math_verify: %d of %d responses took more than %g s, or too much memory, to "
+                "compare: they score 0",
+                heavy,
+                len(values),
+                self.seconds,
+            )
         failed = sum(isinstance(value, Failed) for value in values)
         self.counts.update(graded=len(values) - failed, failed=failed)
         return values

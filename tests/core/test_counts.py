@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from didact.core.protocols import Run
+from didact.core.protocols import Failed, Run
 from didact.core.score import Score, Weighted
 from didact.core.stages import Keep
 from didact.core.types import Group, Problem, Prompt, Trajectory
@@ -45,3 +45,13 @@ def test_dropped_groups_and_members_are_counted_over_all_keeps_of_a_step(run):
     Keep(members=Where({"success": 1}))(groups, run)
     assert run.metrics["keep/groups_dropped"] == 1
     assert run.metrics["keep/members_dropped"] == 2
+
+
+def test_a_tolerated_failure_is_told_with_its_reason_and_never_scores_0(run, caplog):
+    def some(rows):
+        return [Failed("no answer") if row.text == "0.5" else 1.0 for row in rows]
+
+    (scored,) = Score({"r": Weighted(some)}, tolerate=0.5)([group(1.0, 0.5, 1.0)], run)
+    assert [member.signals["reward"] for member in scored.members] == [1.0, 1.0]
+    assert scored.signals["success_rate"] == run.metrics["reward/failed"] == 1.0
+    assert caplog.messages == ["1 of 3 rewards failed: reward/r: no answer"]

@@ -1,6 +1,7 @@
 """A lifted function is a provider that keeps name, words and settings, and fails one by one."""
 
 import inspect
+import json
 import pickle
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def test_an_exception_fails_its_own_trajectory_and_says_where(response):
     assert (good, also_good) == (1.0, 0.0)
     line = inspect.getsourcelines(starts_with)[1] + 2
     assert bad == Failed(f"IndexError: string index out of range, {Path(__file__)}:{line}")
+
+
+def test_what_raises_deep_inside_is_told_with_every_call_on_the_way(response):
+    def reads(trajectory):
+        return json.loads(trajectory.text)["score"]
+
+    (bad,) = each(reads)([response("no json")])
+    first, *_, last = bad.reason.partition(", ")[2].split(" > ")
+    assert first == f"{Path(__file__)}:{inspect.getsourcelines(reads)[1] + 1}"
+    assert "decoder.py" in last
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "many"])
