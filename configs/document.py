@@ -14,7 +14,6 @@ The command line's `a.b=c` does the same as `set:`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from didact.configs.notation import KEYS, REMOVE, Loader, whole
 from didact.core.errors import RecipeError, unknown
 from didact.plugins.recipes import recipe_files, recipe_named
 
@@ -59,36 +59,6 @@ class Document:
         return self.places.get(at, Place(self.name, 0))
 
 
-class _Remove:
-    def __repr__(self) -> str:
-        return "!remove"
-
-
-REMOVE = _Remove()
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with the numbers and truth values of YAML 1.2: `1e-6` is a float, `on` a word."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, rx)
-        for tag, rx in pairs
-        if tag
-        not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
-    ]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"),
-    list("-+.0123456789"),
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
-_Loader.add_constructor("!remove", lambda loader, node: REMOVE)
-
-
 def read(source: str | Path, overrides: Sequence[str] = ()) -> Document:
     """Read a recipe by path or packaged name, resolve `extends:` and `set:`, apply overrides.
 
@@ -101,7 +71,7 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> Document:
         if not equals:
             raise RecipeError(f"override '{text}': write it as path=value, e.g. steps=100.")
         try:
-            data = yaml.load(value, _Loader)
+            data = yaml.load(value, Loader)
         except yaml.YAMLError as error:
             raise RecipeError(f"override '{text}': {_first_line(error)}") from None
         assign(document, path, data, Place(f"override {text}", 0))
@@ -135,9 +105,12 @@ def _resolve(file: Path, chain: tuple[Path, ...]) -> Document:
         raise RecipeError(f"{file.name}: extends itself through {chain[-1].name}.")
     own = parse(file)
     parents = own.data.pop("extends", [])
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
+        raise RecipeError(f"{own.place(('extends',))}: extends: name a recipe, or list several.")
     changes = own.data.pop("set", {})
     merged = Document(file.stem)
-    for parent in [parents] if isinstance(parents, str) else parents:
+    for parent in parents:
         try:
             base = locate(parent, file.parent)
         except RecipeError as error:
@@ -155,7 +128,7 @@ def parse(file: Path) -> Document:
     """One file as it stands, without inheritance."""
     try:
         text = file.read_text(encoding="utf-8")
-        node = yaml.compose(text, _Loader)
+        node = yaml.compose(text, Loader)
     except UnicodeDecodeError as error:
         raise RecipeError(f"{file.name}: not UTF-8 (byte {error.start}).") from None
     except yaml.YAMLError as error:
@@ -165,7 +138,7 @@ def parse(file: Path) -> Document:
     if not isinstance(node, yaml.MappingNode):
         raise RecipeError(f"{file.name}:1: a recipe is a mapping of keys to values.")
     places = {spot: Place(file.name, line) for spot, line in _lines(node, file.name)}
-    loader = _Loader(text)
+    loader = Loader(text)
     try:
         return Document(file.stem, loader.get_single_data(), places)
     except yaml.YAMLError as error:
@@ -186,13 +159,14 @@ def _lines(node: yaml.Node, file: str, at: Spot = ()) -> Iterator[tuple[Spot, in
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.tag not in KEYS:
+                raise RecipeError(f"{file}:{line}: a key must be a word or a whole number.")
             if key.value in seen:
-                raise RecipeError(
-                    f"{file}:{key.start_mark.line + 1}: key '{key.value}' is given twice."
-                )
+                raise RecipeError(f"{file}:{line}: key '{key.value}' is given twice.")
             seen.add(key.value)
-            name: str | int = int(key.value) if key.tag.endswith(":int") else key.value
-            yield (*at, name), key.start_mark.line + 1
+            name: str | int = whole(key.value) if key.tag.endswith(":int") else key.value
+            yield (*at, name), line
             yield from ((s, n) for s, n in _lines(value, file, (*at, name)) if s != (*at, name))
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
@@ -277,6 +251,18 @@ def assign(document: Document, path: str, value: Any, place: Place) -> None:
         raise RecipeError(f"{place}: {path}: nothing to remove: {said}")
     else:
         here.pop(step)
+        if isinstance(here, list):
+            _close_up(document.places, spot)
+
+
+def _close_up(places: dict[Spot, Place], gone: Spot) -> None:
+    """What stood behind an item that was taken out of a list has moved up by one."""
+    *above, at = gone
+    depth = len(above)
+    behind = [s for s in places if s[:depth] == (*above,) and s[depth:] > (at,)]
+    moved = {spot: places.pop(spot) for spot in behind}
+    for spot, place in moved.items():
+        places[*above, int(spot[depth]) - 1, *spot[depth + 1 :]] = place
 
 
 def _step(here: Any, key: str, where: str) -> str | int:

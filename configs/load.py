@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from didact.configs.document import Document, read
+from didact.configs.document import Document, Spot, read
 from didact.configs.schema import Recipe
 from didact.core.errors import RecipeError
 from didact.plugins.registry import Registry
@@ -36,11 +36,28 @@ def check(document: Document, registry: Registry) -> Recipe:
 
 
 def phrased(document: Document, error: ValidationError) -> Iterator[str]:
-    """One line for each validation error, with the place it came from."""
-    for item in error.errors():
-        loc = [key for key in item["loc"] if key not in ("number", "schedule", "params")]
+    """One line for each validation error, with the place it came from; a file's in its order."""
+    found = [(_written(document, item["loc"]), item) for item in error.errors()]
+    places = [document.place(loc) for loc, _ in found]
+    order = sorted(range(len(found)), key=lambda at: (places[at].file, places[at].line))
+    for at in order:
+        loc, item = found[at]
         where = ".".join(map(str, loc)) or "recipe"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "missing" or message == "Field required":
             message = "is required, and not given"
-        yield f"{document.place(loc)}: {where}: {message}"
+        yield f"{places[at]}: {where}: {message}"
+
+
+def _written(document: Document, loc: Spot) -> Spot:
+    """A location as the recipe has it. A stage's part and a single item of a list are written
+    without their key or position in the schema; the schema's own words are nowhere written."""
+    spot: Spot = ()
+    for at, key in enumerate(loc):
+        beside = loc[at + 1 : at + 2]
+        schema = key in ("number", "schedule", "params")
+        if (*spot, key) in document.places or not (
+            schema or (beside and (*spot, *beside) in document.places)
+        ):
+            spot = (*spot, key)
+    return spot

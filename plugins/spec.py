@@ -78,7 +78,7 @@ class Use(Strict):
         except RecipeError as error:
             raise ValueError(str(error)) from None
         own = {key: value for key, value in data.items() if key in cls.model_fields}
-        rest = {key: value for key, value in data.items() if key not in cls.model_fields}
+        rest = {key: value for key, value in data.items() if key not in own or key == "params"}
         params, errors = settings(entry, rest, info, {*cls.model_fields} - {"use", "params"})
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors)
@@ -263,4 +263,7 @@ def _nested(entry: Any, body: Any) -> Mapping[str, Any]:
         return body
     own = entry.params.model_fields
     part = {key: value for key, value in body.items() if key not in own}
-    return {**{key: value for key, value in body.items() if key in own}, main: part}
+    given = body.get(main, {})  # as in a resolved recipe, and as `set:` may reach for it
+    if not isinstance(given, Mapping) or given.get("use", part["use"]) != part["use"]:
+        raise ValueError(f"names its {main} twice: by 'use: {part['use']}' and by '{main}:'")
+    return {**{key: value for key, value in body.items() if key in own}, main: {**part, **given}}

@@ -119,3 +119,32 @@ def test_an_average_replaces_the_inherited_one_whole(tmp_path):
         text = f"extends: {parent}\nphases: {{rl: {{average: {{total: 9}}}}}}\n"
         child = write(tmp_path, "child.yaml", text)
         assert read(child).data == {"phases": {"rl": {"average": {"total": 9}}}}
+
+
+def test_numbers_are_those_of_yaml_1_2(tmp_path):
+    text = "a: 012\nb: 0x10\nc: 1:30\nd: 1e-6\ne: {010: 1}\nf: 0o17\n"
+    data = read(write(tmp_path, "numbers.yaml", text)).data
+    assert data == {"a": 12, "b": 16, "c": "1:30", "d": 1e-6, "e": {10: 1}, "f": 15}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends: 3\n", "odd.yaml:1: extends: name a recipe, or list several."),
+        ("a: 1\nextends:\n", "odd.yaml:2: extends: name a recipe, or list several."),
+        ("extends: [grpo, 3]\n", "odd.yaml:1: extends: name a recipe, or list several."),
+        ("a: 1\n? [b, c]\n: 3\n", "odd.yaml:2: a key must be a word or a whole number."),
+        ("a: {null: 3}\n", "odd.yaml:1: a key must be a word or a whole number."),
+    ],
+)
+def test_what_no_recipe_can_mean_is_told_with_its_line(tmp_path, text, said):
+    with pytest.raises(RecipeError) as caught:
+        read(write(tmp_path, "odd.yaml", text))
+    assert str(caught.value) == said
+
+
+def test_places_move_up_with_the_items_of_a_list(tmp_path):
+    file = write(tmp_path, "list.yaml", "a:\n  - b\n  - c: 1\n  - d:\n      e: 2\n")
+    document = read(file, ["a.0=!remove"])
+    assert document.data == {"a": [{"c": 1}, {"d": {"e": 2}}]}
+    assert [document.place(("a", 0)).line, document.place(("a", 1, "d", "e")).line] == [3, 5]

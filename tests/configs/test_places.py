@@ -1,0 +1,73 @@
+"""What a recipe says takes effect, and what is wrong in it is told where it stands."""
+
+import pytest
+
+from didact.configs.document import read
+from didact.configs.load import check
+from didact.core.errors import RecipeError
+from didact.plugins.manager import load
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return load(installed=False)
+
+
+def mistakes(tmp_path, registry, text: str) -> list[str]:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        check(read(file), registry)
+    return str(caught.value).splitlines()
+
+
+SPREAD = """\
+extends: grpo
+set:
+  experience.2.advantage.scale: stdd
+experience:
+  - rollout:
+      use: policy
+      n: eight
+  - score
+  - advantage: group_norm
+rewards:
+  number: letters_answe
+phases:
+  rl:
+    rule:
+      use: ppo_clip
+      clip_low: wide
+"""
+
+
+def test_a_mistake_is_placed_on_its_own_line_under_the_path_that_the_recipe_has(tmp_path, registry):
+    lines = mistakes(tmp_path, registry, SPREAD)
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["mine.yaml:3", "experience.2.advantage.scale"],
+        ["mine.yaml:7", "experience.0.rollout.n"],
+        ["mine.yaml:11", "rewards.number"],
+        ["mine.yaml:16", "phases.rl.rule.clip_low"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: {use: letters, params: {size: 5}}", "no setting of task 'letters' named 'params'"),
+        (
+            "experience: [{rollout: {use: policy, source: demonstrations}}]",
+            "names its source twice: by 'use: policy' and by 'source:'",
+        ),
+    ],
+)
+def test_settings_that_would_be_dropped_are_refused(tmp_path, registry, text, said):
+    lines = mistakes(tmp_path, registry, f"extends: grpo\n{text}\n")
+    assert any(said in line for line in lines), "\n".join(lines)
+
+
+def test_a_part_is_reached_by_the_path_of_the_resolved_recipe_too(registry):
+    paths = "experience.0.rollout.source.n=5", "experience.2.advantage.estimator.scale=group"
+    recipe = check(read("grpo", paths), registry)
+    assert recipe.experience[0].params.source.params.n == 5
+    assert recipe.experience[2].params.estimator.params.scale == "group"
