@@ -122,10 +122,13 @@ def no_room_said(folder: Path) -> Iterator[None]:
     """Say in one line that the disk under a folder takes nothing more; other errors pass."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL:
+    except Exception as error:
+        first: BaseException = error
+        while first.__context__ is not None:  # torch.save says another error on top
+            first = first.__context__
+        if not isinstance(first, OSError) or first.errno not in FULL:
             raise
-        raise RunError(f"{folder}: cannot be written: {error.strerror}.") from error
+        raise RunError(f"{folder}: cannot be written: {first.strerror}.") from error
 
 
 def manifest(*, seed: int, plugins: Mapping[str, str], data: Mapping[str, str]) -> dict[str, Any]:
