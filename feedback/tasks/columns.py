@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from didact.core.errors import unknown
 
@@ -39,6 +40,17 @@ class Columns(BaseModel):
         for key in given if isinstance(given, Mapping) else ():
             if key not in cls.model_fields:
                 raise ValueError(unknown("key", str(key), cls.model_fields))
+        return given
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _with_group(cls, given: str | None) -> str | None:
+        try:
+            groups = re.compile(given or "()").groups
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        if not groups:
+            raise ValueError("needs a group, in round brackets, for what is the answer")
         return given
 
     @property

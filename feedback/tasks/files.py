@@ -112,11 +112,10 @@ def hub(
     Raises:
         DataError: with the data set, row, and what was expected.
     """
-    rows = (
-        _folder_rows(name, split)
-        if Path(name).is_dir()
-        else _hub_rows(name, split, subset, revision)
-    )
+    folder = Path(name).is_dir()
+    if folder and (subset or revision):
+        raise DataError(f"{name}: is a folder, which has neither 'subset' nor 'revision'.")
+    rows = _folder_rows(name, split) if folder else _hub_rows(name, split, subset, revision)
     place = f"{name}[{split}]"
     return table(name, _numbered(place, rows), columns, template, limit, where, skip_bad)
 
@@ -146,10 +145,12 @@ def _json_rows(file: Path) -> Iterator[Located]:
 def _json_row(place: str, text: str) -> Located:
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        at = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        said = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        return Located(place, fault=f"is no JSON{at}: {said}; expected one object per line")
+    except json.JSONDecodeError as error:
+        fault = f"is no JSON at column {error.colno}: {error.msg}; expected one object per line"
+        return Located(place, fault=fault)
+    except (ValueError, RecursionError) as error:
+        said = "a number is too long" if isinstance(error, ValueError) else "nested too deeply"
+        return Located(place, fault=f"is no JSON that can be read: {said}")
     if not isinstance(row, dict):
         return Located(place, fault=f"expected an object, found {type(row).__name__}")
     return Located(place, row)
@@ -188,6 +189,9 @@ def _csv_rows(file: Path) -> Iterator[Located]:
     reader = csv.reader(lines, strict=True)
     try:
         header = next(reader, [])
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise DataError(f"{file}:1: column '{twice[0]}' is named twice.")
         for values in reader:
             place = f"{file}:{reader.line_num}"
             if values and len(values) != len(header):
@@ -212,6 +216,9 @@ def _folder_rows(name: str, split: str) -> list[dict[str, Any]]:
         if split not in data:
             raise DataError(f"{name}: {unknown('split', split, map(str, data))}")
         data = data[split]
+    elif split != str(data.split or "train"):
+        held = f"split '{data.split}'" if data.split else "one without a name; leave 'split' out"
+        raise DataError(f"{name}: no split '{split}': it holds {held}.")
     return list(data)
 
 

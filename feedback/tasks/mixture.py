@@ -52,6 +52,17 @@ class Mixture:
             said = f"task '{missing[0]}' has none" if missing else f"got {dict(self.weights)}"
             raise RecipeError(f"mixture: weights: every task needs one above 0; {said}.")
 
+    @property
+    def skipped(self) -> list[str]:
+        """Rows that its tasks left out, with the reasons."""
+        return [line for task in self.tasks.values() for line in getattr(task, "skipped", ())]
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the problems of its tasks stand, by id."""
+        known = (getattr(task, "places", {}) for task in self.tasks.values())
+        return {name: place for places in known for name, place in places.items()}
+
     def __len__(self) -> int:
         return self.size or sum(map(len, self.tasks.values()))
 

@@ -39,12 +39,14 @@ class Table:
         problems: in the order of the rows.
         skipped: one line, with place and reason, for each row left out on request.
         filtered: rows that `where` did not choose.
+        places: where each problem stands, by its id.
     """
 
     source: str
     problems: Sequence[Problem] = field(repr=False)
     skipped: list[str] = field(default_factory=list)
     filtered: int = 0
+    places: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, index: int) -> Problem:
         return self.problems[index]
@@ -100,7 +102,7 @@ def table(
             f"{source}: no problem is left of {len(rows)} rows: {len(faults)} are bad, "
             f"{filtered} are not chosen by 'where'." + "".join(f"\n  {f}" for f in faults[:SHOWN])
         )
-    return Table(source, tuple(problems.values()), faults, filtered)
+    return Table(source, tuple(problems.values()), faults, filtered, places)
 
 
 def _told(faults: Sequence[str]) -> str:
@@ -122,7 +124,7 @@ def _check_columns(source: str, rows: Sequence[Located], columns: Columns, templ
         if name not in existing and name.partition(".")[0] not in existing:
             raise DataError(f"{source}: {unknown('column', name, existing)}")
     try:
-        fields = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        fields = _fields(template)
     except ValueError as error:
         raise DataError(
             f"template {template!r}: {error}; write braces that stay as they are twice."
@@ -134,6 +136,10 @@ def _check_columns(source: str, rows: Sequence[Located], columns: Columns, templ
             f"template {template!r}: {unknown('column', name, existing | {'question'})} "
             "Write braces that stay as they are twice."
         )
+
+
+def _fields(template: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
 
 
 def _problem(located: Located, columns: Columns, template: str, number: str) -> Problem:
@@ -175,30 +181,43 @@ def _question(row: Row, name: str, template: str) -> str | list[dict[str, str]]:
     if isinstance(value, list):
         if template != "{question}":
             raise BadRow(f"question '{name}' is a chat, which a template cannot frame")
+        if not value:
+            raise BadRow(f"question '{name}' is a chat without messages")
         for at, message in enumerate(value):
             if not isinstance(message, Mapping) or not {"role", "content"} <= {*message}:
                 raise BadRow(f"message {at} of chat '{name}' needs 'role' and 'content'")
         return [{"role": _text(m, "role"), "content": _text(m, "content")} for m in value]
-    return template.format_map({**row, "question": _text(row, name)})
+    return _framed(template, row, _text(row, name))
+
+
+def _framed(template: str, row: Row, question: str) -> str:
+    others = {name: _read(row, name) for name in _fields(template) - {"question"}}
+    for name, value in others.items():
+        if value is None:
+            raise BadRow(f"'{name}', which the template names, is empty")
+    try:
+        return template.format_map({**others, "question": question})
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        raise BadRow(f"the template {template!r} cannot be filled: {error}") from None
 
 
 def _answer(row: Row, columns: Columns) -> Any:
     if columns.answer is None:
         return None
     value = _plain(row, columns.answer)
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
         raise BadRow(f"answer '{columns.answer}' is empty; a verifier needs one")
     if columns.answer_pattern is None and not columns.answer_boxed:
-        return value
+        return _sound(value, columns.answer) if isinstance(value, str) else value
     text = _text(row, columns.answer)
     if columns.answer_boxed:
         return last_boxed(text, columns.answer)
-    found = re.findall(columns.answer_pattern or "", text)
+    found = [match[1] or "" for match in re.finditer(columns.answer_pattern or "", text)]
     if not found or not found[-1].strip():
         raise BadRow(
             f"answer '{columns.answer}' has nothing that matches {columns.answer_pattern!r}"
         )
-    return str(found[-1].strip())
+    return found[-1].strip()
 
 
 def last_boxed(text: str, name: str) -> str:
@@ -230,7 +249,7 @@ def _demonstrations(row: Row, name: str) -> list[str]:
         for at, item in enumerate(value):
             if not isinstance(item, str) or not item.strip():
                 raise BadRow(f"demonstration {at} of '{name}' must be text, not {_shown(item)}")
-        return value
+        return [_sound(item, name, "demonstration ") for item in value]
     return [_text(row, name, "demonstration ")]
 
 
@@ -240,9 +259,13 @@ def _text(row: Row, name: str, what: str = "") -> str:
         raise BadRow(f"{what}'{name}' must be text, not {_shown(value)}")
     if not value.strip():
         raise BadRow(f"{what}'{name}' is empty")
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
+    return _sound(value, name, what)
+
+
+def _sound(text: str, name: str, what: str = "") -> str:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise BadRow(f"{what}'{name}' holds half of a surrogate pair, which is no text")
-    return value
+    return text
 
 
 def _plain(row: Row, name: str) -> Any:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from didact.core.errors import DataError, RecipeError
 from didact.core.where import Where
@@ -114,6 +115,11 @@ def test_data_without_answers_is_read_on_request(tmp_path):
         ('{"question": "\\ud800", "answer": "a", "steps": "s", "uid": "z"}', "surrogate"),
         (b'{"question": "caf\xe9"}', "byte 18 of the line (0xe9) is not UTF-8"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"question": "q", "answer": ' + "9" * 5000 + "}", "a number is too long"),
+        ('{"question": "q", "answer": NaN, "uid": "z"}', "answer 'answer' is empty"),
+        ({**ROWS[0], "uid": "z", "steps": ["\ud800"]}, "half of a surrogate pair"),
+        ({**ROWS[0], "uid": "z", "answer": "\ud800"}, "half of a surrogate pair"),
+        ({**ROWS[0], "uid": "z", "question": []}, "is a chat without messages"),
     ],
 )
 def test_a_bad_row_is_an_error_with_file_line_and_reason_or_is_listed(tmp_path, line, said):
@@ -214,3 +220,34 @@ def test_an_unknown_key_of_the_mapping_names_the_nearest():
 
 def test_a_table_does_not_print_its_problems(tmp_path):
     assert "1+1?" not in repr(json_lines(written(tmp_path, *ROWS)))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"level": None}, "'level', which the template names, is empty"),
+        ({}, "no column named 'level'"),
+        ({"level": "high"}, "cannot be filled: Unknown format code 'd'"),
+    ],
+)
+def test_a_row_that_cannot_fill_the_template_is_a_bad_row(tmp_path, row, said):
+    path = written(tmp_path, ROWS[0], {"question": "q", "answer": "a", **row})
+    text = message(
+        json_lines, path, template="Level {level:d}: {question}" if row else "{level} {question}"
+    )
+    assert text.startswith(f"{path}:2: ") and said in text
+
+
+def test_a_pattern_for_answers_needs_a_group_and_takes_the_first(tmp_path):
+    for pattern, said in (("#### .+", "needs a group"), ("(", "is no regular expression")):
+        with pytest.raises(ValidationError, match=said):
+            Columns(answer_pattern=pattern)
+    path = written(tmp_path, {"question": "q", "answer": "#### 4 apples"})
+    (problem,) = json_lines(path, Columns(answer_pattern="#### (\\d+) (\\w+)"))
+    assert problem.answer == "4"
+
+
+def test_every_problem_has_its_place(tmp_path):
+    path = written(tmp_path, "", *ROWS)
+    places = {"a": f"{path}:2", "b": f"{path}:3", "c": f"{path}:4"}
+    assert json_lines(path, MAPPED).places == places

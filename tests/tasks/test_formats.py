@@ -47,6 +47,8 @@ def test_csv_errors_name_the_line(tmp_path):
     assert f"{path}:3: 1 fields; expected the 2" in message(comma_separated, path)
     path = written(tmp_path, "question,answer", b"caf\xe9,a", name="d.csv")
     assert f"{path}:2: byte 4 of the line (0xe9)" in message(comma_separated, path)
+    path = written(tmp_path, "question,answer,answer", "q,a,b", name="d.csv")
+    assert f"{path}:1: column 'answer' is named twice" in message(comma_separated, path)
     path = written(tmp_path, "question,answer", '"open,a', name="d.csv")
     assert f"{path}:2: is no CSV: unexpected end of data" in message(comma_separated, path)
 
@@ -70,6 +72,12 @@ def test_a_folder_that_datasets_saved_is_read_by_split(tmp_path):
     one = str(tmp_path / "one")
     datasets.Dataset.from_list(ROWS).save_to_disk(one)
     assert [p.answer for p in hub(one)] == ["2", "4", "6"]
+    assert "no split 'test': it holds one without a name" in message(hub, one, split="test")
+    assert "has neither 'subset' nor 'revision'" in message(hub, one, revision="main")
+    tests = datasets.Dataset.from_list(ROWS, split=datasets.Split.TEST)
+    tests.save_to_disk(named := str(tmp_path / "named"))
+    assert len(hub(named, split="test")) == 3
+    assert "no split 'train': it holds split 'test'" in message(hub, named)
     both = str(tmp_path / "both")
     datasets.DatasetDict({"test": datasets.Dataset.from_list(ROWS)}).save_to_disk(both)
     assert [p.id for p in hub(both, split="test", columns=MAPPED)] == ["a", "b", "c"]

@@ -6,6 +6,7 @@ import pytest
 
 from didact.core.errors import RecipeError
 from didact.feedback.tasks.arithmetic import Arithmetic
+from didact.feedback.tasks.files import json_lines
 from didact.feedback.tasks.letters import Letters
 from didact.feedback.tasks.mixture import Mixture
 
@@ -54,3 +55,12 @@ def test_the_same_index_gives_the_same_problem():
 def test_a_mixture_that_means_nothing_is_refused(tasks, weights, message):
     with pytest.raises(RecipeError, match=message):
         Mixture(tasks, weights)
+
+
+def test_what_its_tasks_left_out_is_told_by_the_mixture(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"question": "q", "answer": "a"}\n{\n', encoding="utf-8")
+    mixture = Mixture({"rows": json_lines(str(file), skip_bad=True), "sums": SUMS})
+    (line,) = mixture.skipped
+    assert line.startswith(f"{file}:2: is no JSON")
+    assert mixture.places == {"rows/0": f"{file}:1"}
