@@ -84,7 +84,7 @@ def evaluate_recipe(
     out: Path | None = None,
 ) -> dict[str, float]:
     """Evaluate a model by a recipe's `evaluation:`; prints a table and returns the metrics."""
-    from didact.core.evaluate import write
+    from didact.core.evaluate import base_bins, binned, write
 
     registry = load()
     document = read(source, overrides)
@@ -98,8 +98,12 @@ def evaluate_recipe(
     start = policy_of(recipe, None, registry, console) if apart else policy
     opened = open_recipe(recipe, parts, registry, policy, start)
     assert opened.evaluation is not None
+    bins = _bins_of(recipe, checkpoint, console)
     with console.progress("evaluating", len(opened.evaluation.task)) as advance:
-        answered, metrics = opened.evaluation(opened.run, progress=advance)
+        answered, metrics = opened.evaluation(opened.run, bins=bins, progress=advance)
+    if recipe.evaluation.bins and checkpoint is None:
+        answered = binned(answered, base_bins(answered))
+        metrics |= opened.evaluation.summary(answered)
     console.table(metrics)
     if out is not None:
         try:
@@ -107,6 +111,18 @@ def evaluate_recipe(
         except OSError as error:
             raise RunError(f"{out}: cannot be written: {error.strerror}.") from None
     return metrics
+
+
+def _bins_of(recipe: Recipe, checkpoint: Path | None, console: Console) -> dict[str, str] | None:
+    """Base difficulties, as the run that the checkpoint is of measured them on its first model."""
+    if checkpoint is None or recipe.evaluation is None or not recipe.evaluation.bins:
+        return None
+    file = checkpoint.parent / "bins.json"
+    if not file.exists():
+        console.say(f"note: there is no {file}, so nothing is broken down by base difficulty")
+        return None
+    bins: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    return bins
 
 
 def policy_of(

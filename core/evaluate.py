@@ -209,6 +209,11 @@ def base_bins(answered: Sequence[Answered]) -> dict[str, str]:
     return {item.id: difficulty(sum(item.successes) / len(item.successes)) for item in some}
 
 
+def binned(answered: Sequence[Answered], bins: Mapping[str, str]) -> list[Answered]:
+    """The answers with the base difficulty of their problems."""
+    return [replace(item, bin=bins.get(item.id)) for item in answered]
+
+
 def write(answered: Sequence[Answered], file: Path) -> None:
     """One line a problem."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -8,13 +8,13 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from didact.core import checkpoint
 from didact.core.backends.engines import peak_memory
 from didact.core.errors import RunError
-from didact.core.evaluate import Answered, Evaluation, base_bins, write
+from didact.core.evaluate import Answered, Evaluation, base_bins, binned, write
 from didact.core.folder import RunFolder, replacing
 from didact.core.gather import Gather, GatherAhead
 from didact.core.loop import train
@@ -64,7 +64,6 @@ class Session:
     keep: int = 1
     budget: Mapping[str, float] = field(default_factory=dict)
     bins: Mapping[str, str] | None = None
-    results: dict[int, dict[str, float]] = field(default_factory=dict)
     cooling_since: int | None = None
     spent: Spent = field(default_factory=Spent)
 
@@ -154,7 +153,6 @@ class Session:
     def _record(
         self, done: int, answered: Sequence[Answered], metrics: dict[str, float]
     ) -> dict[str, float]:
-        self.results[done] = metrics
         if self.run.world.rank == 0:
             write(answered, self.folder.evaluation(done))
         notify(self.observers, "on_evaluation", done, metrics)
@@ -172,7 +170,7 @@ class Session:
         if self.run.world.rank == 0:
             with replacing(file) as new:
                 new.write_text(json.dumps(self.bins), encoding="utf-8")
-        answered = [replace(item, bin=self.bins.get(item.id)) for item in answered]
+        answered = binned(answered, self.bins)
         self._record(0, answered, {**metrics, **self.evaluation.summary(answered)})
 
     @property

@@ -114,3 +114,17 @@ def test_success_of_a_score_inside_a_stage_is_that_of_the_evaluation(run):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["success/policy"] for row in rows if row["kind"] == "train"] == [1.0]
     assert [row["eval/avg@4"] for row in rows if row["kind"] == "evaluation"] == [1.0, 1.0]
+
+
+def test_a_checkpoint_is_broken_down_by_the_base_difficulty_of_its_run(run, capsys):
+    folder = run("sft", "steps=1", EVALUATION)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    (start, last) = [row for row in map(json.loads, lines) if row["kind"] == "evaluation"]
+    again = evaluate_recipe("sft", [*TINY, EVALUATION], checkpoint=folder / "final")
+    base = evaluate_recipe("sft", [*TINY, EVALUATION])
+    for found, known in ((again, last), (base, start)):
+        assert found.keys() == known.keys() - {"step", "kind"}
+        assert found["eval/problems/bin=hardest"] == 8
+    (folder / "bins.json").unlink()
+    evaluate_recipe("sft", [*TINY, EVALUATION], checkpoint=folder / "final")
+    assert "so nothing is broken down by base difficulty" in capsys.readouterr().err
