@@ -87,6 +87,8 @@ def open_recipe(
         learner.rest()
     for name, generator in generators.items():
         generator.resume(learners[name], 0)
+    spec = recipe.evaluation
+    evaluation = make_evaluation(spec, parts, builder) if spec else None
     run = Run(
         seed=recipe.seed,
         generators=generators,
@@ -98,14 +100,23 @@ def open_recipe(
             chat=recipe.prompt.chat,
             system=recipe.prompt.system,
             max_prompt_tokens=recipe.prompt.max_tokens,
+            places=places_of(parts.task, evaluation.task if evaluation else None),
         ),
         world=world,
         sampler=parts.sampler,
         sampling=recipe.sampling.made(),
     )
-    spec = recipe.evaluation
-    evaluation = make_evaluation(spec, parts, builder) if spec else None
     return Opened(recipe, parts, run, evaluation, registry)
+
+
+def places_of(*tasks: object) -> dict[str, str]:
+    """Where the problems of tasks that are read from files stand, by id."""
+    found: dict[str, str] = {}
+    for task in tasks:
+        for name, place in getattr(task, "places", {}).items():
+            other = found.get(name, place)
+            found[name] = place if other == place else f"{other} or {place}"
+    return found
 
 
 def _model(spec: ModelSpec, tokenizer: Any) -> nn.Module:

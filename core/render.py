@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ class TextRenderer:
         template: text around a question that is a string; must contain `{question}`.
         max_prompt_tokens: longest prompt; None: no limit.
         thinking: `enable_thinking` of templates that know it; None: their default.
+        places: where problems stand, by id, for errors: `train.jsonl:17`.
     """
 
     tokenizer: Any
@@ -43,6 +44,7 @@ class TextRenderer:
     template: str = QUESTION
     max_prompt_tokens: int | None = None
     thinking: bool | None = None
+    places: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if QUESTION not in self.template:
@@ -56,7 +58,7 @@ class TextRenderer:
         Raises:
             DataError: a prompt is longer than `max_prompt_tokens`, empty, or cannot be encoded.
         """
-        contexts = _blaming(problems, lambda some: self._contexts([*map(self._asked, some)]))
+        contexts = self._blaming(problems, lambda some: self._contexts([*map(self._asked, some)]))
         return [self._checked(*each) for each in zip(problems, contexts, strict=True)]
 
     def prompt(self, problem: Problem) -> Prompt:
@@ -72,7 +74,7 @@ class TextRenderer:
         Raises:
             DataError: one cannot be encoded.
         """
-        shown = iter(_blaming(problems, self._shown))
+        shown = iter(self._blaming(problems, self._shown))
         return [[next(shown) for _ in problem.demonstrations] for problem in problems]
 
     def _shown(self, problems: Sequence[Problem]) -> list[Tensor]:
@@ -95,7 +97,7 @@ class TextRenderer:
         tokens = _tensor(context)
         if self.max_prompt_tokens is not None and len(tokens) > self.max_prompt_tokens:
             raise DataError(
-                f"problem '{problem.id}': its prompt has {len(tokens)} tokens, the limit is "
+                f"{self._named(problem)}: its prompt has {len(tokens)} tokens, the limit is "
                 f"{self.max_prompt_tokens}; raise 'prompt.max_tokens' or leave the problem out."
             )
         return Prompt(problem.id, tokens, problem)
@@ -125,6 +127,21 @@ class TextRenderer:
     @property
     def _chats(self) -> bool:
         return bool(self.tokenizer.chat_template) if self.chat is None else self.chat
+
+    def _named(self, problem: Problem) -> str:
+        place = self.places.get(problem.id)
+        return f"problem '{problem.id}'" + (f" ({place})" if place else "")
+
+    def _blaming(
+        self, problems: Sequence[Problem], make: Callable[[Sequence[Problem]], list[T]]
+    ) -> list[T]:
+        """What `make` makes of all problems together; an error names the problem it comes from."""
+        try:
+            return make(problems)
+        except DataError as error:
+            if len(problems) == 1:
+                raise DataError(f"{self._named(problems[0])}: {error}") from None
+            return [made for problem in problems for made in self._blaming([problem], make)]
 
     def _asked(self, problem: Problem) -> str | list[dict[str, str]]:
         if isinstance(problem.question, str):
@@ -172,16 +189,6 @@ class TextRenderer:
             raise DataError(
                 f"text cannot be encoded ({error}); unusual characters: {bad}"
             ) from None
-
-
-def _blaming(problems: Sequence[Problem], make: Callable[[Sequence[Problem]], list[T]]) -> list[T]:
-    """What `make` makes of all problems together; an error names the problem it comes from."""
-    try:
-        return make(problems)
-    except DataError as error:
-        if len(problems) == 1:
-            raise DataError(f"problem '{problems[0].id}': {error}") from None
-        return [made for problem in problems for made in _blaming([problem], make)]
 
 
 def _tensor(ids: Sequence[int]) -> Tensor:

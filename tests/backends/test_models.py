@@ -1,5 +1,7 @@
 """Models, the character tokenizer and the renderer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -138,6 +140,9 @@ def test_an_over_long_prompt_names_the_problem_the_length_and_the_limit():
     ):
         renderer.prompt(Problem("q7", "abcde"))
     assert renderer.fits(Problem("q8", "abc")) and not renderer.fits(Problem("q7", "abcde"))
+    placed = replace(renderer, places={"q7": "train.jsonl:17"})
+    with pytest.raises(DataError, match=r"^problem 'q7' \(train.jsonl:17\): its prompt has"):
+        placed.prompt(Problem("q7", "abcde"))
 
 
 def test_text_that_cannot_be_encoded_names_the_problem_and_the_characters():

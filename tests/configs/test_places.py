@@ -3,8 +3,10 @@
 import pytest
 
 from didact.configs.document import read
+from didact.configs.engines import places_of
 from didact.configs.load import check
 from didact.core.errors import RecipeError
+from didact.feedback.tasks.rows import Table
 from didact.plugins.manager import load
 
 
@@ -71,3 +73,10 @@ def test_a_part_is_reached_by_the_path_of_the_resolved_recipe_too(registry):
     recipe = check(read("grpo", paths), registry)
     assert recipe.experience[0].params.source.params.n == 5
     assert recipe.experience[2].params.estimator.params.scale == "group"
+
+
+def test_a_problem_whose_id_two_files_have_is_placed_in_both():
+    one = Table("a.jsonl", (), places={"x": "a.jsonl:1", "y": "a.jsonl:2"})
+    two = Table("b.jsonl", (), places={"x": "b.jsonl:5", "y": "a.jsonl:2"})
+    placed = {"x": "a.jsonl:1 or b.jsonl:5", "y": "a.jsonl:2"}
+    assert places_of(one, two, None) == placed
