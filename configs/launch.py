@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from didact.configs.assemble import assemble
 from didact.configs.build import Builder
@@ -55,7 +56,7 @@ def train_recipe(
     console = console or Console(quiet=quiet or world.rank > 0)
     if world.rank == 0:
         folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
-        _same_start(folder, start_of(recipe, registry))
+        _same_start(folder, start_of(recipe, registry), _data(recipe))
     world.barrier()
     if resume and not folder.states():
         console.say(f"{folder.path}: no state to resume from, starting at the first step")
@@ -68,7 +69,9 @@ def train_recipe(
         with no_room_said(folder.path):
             policy = policy_of(recipe, None, registry, console)
             opened = open_recipe(recipe, parts, registry, policy)
-            _tell_skipped(opened, folder, console)
+            _tell_left_out("task", opened.parts.task, console, folder)
+            if opened.evaluation is not None:
+                _tell_left_out("evaluation.task", opened.evaluation.task, console, folder)
             return _session(opened, folder, console, resume)()
     except BaseException:
         with contextlib.suppress(OSError):  # the disk may be what failed
@@ -98,6 +101,7 @@ def evaluate_recipe(
     start = policy_of(recipe, None, registry, console) if apart else policy
     opened = open_recipe(recipe, parts, registry, policy, start)
     assert opened.evaluation is not None
+    _tell_left_out("evaluation.task", opened.evaluation.task, console)
     bins = _bins_of(recipe, checkpoint, console)
     with console.progress("evaluating", len(opened.evaluation.task)) as advance:
         answered, metrics = opened.evaluation(opened.run, bins=bins, progress=advance)
@@ -149,16 +153,42 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DIDACT_CACHE", "~/.cache/didact")).expanduser()
 
 
-def _same_start(folder: RunFolder, start: str) -> None:
-    """Refuse to go on from another model than the run began with."""
+def _same_start(folder: RunFolder, start: str, data: Mapping[str, str]) -> None:
+    """Refuse to go on from another model, or with other data, than the run began with."""
     if not folder.manifest.exists():
         return
-    began = json.loads(folder.manifest.read_text(encoding="utf-8")).get("start", start)
+    written = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    began = written.get("start", start)
     if began != start:
         raise RunError(
             f"{folder.path}: began with '{began}', but its recipe now starts from '{start}' (the "
             f"base recipe has changed); start a new run."
         )
+    other = sorted(n for n, found in written.get("data", {}).items() if data.get(n, found) != found)
+    if other:
+        raise RunError(
+            f"{folder.path}: began with another file than there is now for {', '.join(other)}; "
+            f"put it back, or start a new run."
+        )
+
+
+def _data(recipe: Recipe) -> dict[str, str]:
+    """The SHA-256 of every data file, by where in the recipe its task is."""
+    evaluated = recipe.evaluation.task if recipe.evaluation else None
+    tasks = {"task": recipe.task, "evaluation": evaluated}
+    return {n: hashed for at, spec in tasks.items() if spec for n, hashed in _hashes(spec, at)}
+
+
+def _hashes(spec: Any, name: str) -> Iterator[tuple[str, str]]:
+    path = getattr(spec.params, "path", None)
+    if path and (known := Path(path).expanduser()).is_file():
+        with known.open("rb") as file:
+            yield name, hashlib.file_digest(file, "sha256").hexdigest()
+    for key, value in spec.params:
+        parts = value.items() if isinstance(value, Mapping) else ()
+        for part, inner in parts:
+            if hasattr(inner, "params"):  # one of a mixture's tasks
+                yield from _hashes(inner, f"{name}.{key}.{part}")
 
 
 def start_of(recipe: Recipe, registry: Registry) -> str:
@@ -197,17 +227,22 @@ def _make(source: str, seed: int, home: Path, console: Console) -> None:
             raise KeyboardInterrupt
 
 
-def _tell_skipped(opened: Opened, folder: RunFolder, console: Console) -> None:
-    """Say which rows of the data were left out on request, and list them in the run's folder."""
-    evaluated = opened.evaluation.task if opened.evaluation else None
-    for name, task in (("task", opened.parts.task), ("evaluation.task", evaluated)):
-        skipped: Sequence[str] = getattr(task, "skipped", ())
-        if skipped:
-            file = folder.path / f"skipped-{name}.txt"
-            file.write_text("\n".join(skipped) + "\n", encoding="utf-8")
-            console.say(
-                f"{name}: {len(skipped)} rows skipped, the first: {skipped[0]} (see {file})"
-            )
+def _tell_left_out(
+    name: str, task: object, console: Console, folder: RunFolder | None = None
+) -> None:
+    """Say how many rows of the data were left out on request; list the bad ones, in the folder
+    if there is one."""
+    if filtered := getattr(task, "filtered", 0):
+        console.say(f"{name}: {filtered} rows are not chosen by 'where'")
+    skipped: Sequence[str] = getattr(task, "skipped", ())
+    if skipped and folder is not None:
+        file = folder.path / f"skipped-{name}.txt"
+        file.write_text("\n".join(skipped) + "\n", encoding="utf-8")
+        console.say(f"{name}: {len(skipped)} rows skipped, the first: {skipped[0]} (see {file})")
+    elif skipped:
+        console.say(f"{name}: {len(skipped)} rows skipped:")
+        for line in skipped:
+            console.say(f"  {line}")
 
 
 def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) -> Session:
@@ -235,7 +270,7 @@ def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) 
                 builder.part(spec, f"observers.{at}", folder=folder.path, steps=recipe.steps)
                 for at, spec in enumerate(recipe.observers)
             ),
-            console.watching(recipe.steps),
+            console.watching(recipe.steps, recipe.phases),
         ]
         _write_manifest(folder, opened)
     return session
@@ -244,17 +279,7 @@ def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) 
 def _write_manifest(folder: RunFolder, opened: Opened) -> None:
     plugins = opened.registry.versions()
     recipe = opened.recipe
-    data = {
-        name: hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        for name, task in (
-            ("task", recipe.task),
-            ("evaluation", getattr(recipe.evaluation, "task", None)),
-        )
-        if task is not None
-        and (path := getattr(task.params, "path", None))
-        and Path(path).is_file()
-    }
-    record = manifest(seed=recipe.seed, plugins=plugins, data=data)
+    record = manifest(seed=recipe.seed, plugins=plugins, data=_data(recipe))
     record["start"] = start_of(recipe, opened.registry)
     record["recipe"] = hashlib.sha256(as_yaml(resolved(recipe)).encode()).hexdigest()
     with replacing(folder.manifest) as new:

@@ -225,3 +225,21 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(run):
     run(*recipe, resume=True)
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("rl/loss")] == [1, 2, 3, 4]
+
+
+def test_a_run_does_not_go_on_with_other_data(run, tmp_path):
+    data = tmp_path / "data.jsonl"
+    lines = [json.dumps({"question": f"RL:{w}\n", "answer": w}) + "\n" for w in ("abc", "bca")]
+    data.write_text("".join(lines))
+    own = f"{{use: jsonl, path: {data}}}"
+    mixed = f"task={{use: mixture, tasks: {{own: {own}, more: letters}}}}"
+    for folder, task, name in (("a", f"task={own}", "task"), ("b", mixed, "task.tasks.own")):
+        data.write_text("".join(lines))
+        recipe = ("grpo", "steps=2", "sampler.prompts=2", "checkpoint.every=1", task, *LEARNS)
+        made = run(*recipe, folder=folder)
+        shutil.rmtree(made / "final")
+        data.write_text("".join(lines[::-1]))
+        with pytest.raises(RunError, match=f"began with another file than .* for {name};"):
+            run(*recipe, folder=folder, resume=True)
+        data.write_text("".join(lines))
+        run(*recipe, folder=folder, resume=True)
