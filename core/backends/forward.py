@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
+from didact.core.backends import alone
 from didact.core.backends.attention import NAME, Packing, spans
 from didact.core.backends.models import ValueModel
 from didact.core.errors import RecipeError
@@ -56,6 +57,7 @@ class Readouts(nn.Module):
         self.has_values = isinstance(model, ValueModel)
         if not self.has_values:
             _check_head(self.model, self.device)
+        self._check_rows()
 
     @property
     def device(self) -> torch.device:
@@ -118,7 +120,7 @@ class Readouts(nn.Module):
         """Hidden states of all positions [N, H], and which of them are read, int64 [sum T]."""
         fed = [torch.cat([c, r])[: max(len(c) + len(r) - 1, 1)] for c, r in rows]
         lengths = torch.tensor([len(tokens) for tokens in fed])
-        body = self.model.model if self.has_values else self.model.base_model
+        body = self._body
         if self.packing:
             starts = lengths.cumsum(0) - lengths
             packing = Packing(lengths, self.device)
@@ -133,6 +135,33 @@ class Readouts(nn.Module):
         firsts = starts + torch.tensor([len(context) - 1 for context, _ in rows])
         read = spans(firsts, torch.tensor([len(response) for _, response in rows]))
         return out.last_hidden_state.flatten(0, 1), self._there(read)
+
+    @property
+    def _body(self) -> Any:
+        return self.model.model if self.has_values else self.model.base_model
+
+    @torch.no_grad()
+    def _check_rows(self) -> None:
+        """Refuse models that make something else of rows side by side than of each alone."""
+        size, config = self.model.config.vocab_size, self.model.config
+        rows = alone.tried(size)
+        own, other = (
+            [
+                self._body(self._there(ids)[None], use_cache=False).last_hidden_state[0]
+                for ids in all_
+            ]
+            for all_ in (rows, [alone.begun_otherwise(row, size) for row in rows])
+        )
+        moved = torch.cat([b[1:] - a[1:] for a, b in zip(own, other, strict=True)])
+        hidden, places = self._hidden([(row[:1], row.roll(-1)) for row in rows])
+        if self.packing and alone.recurrent(config):
+            what = "hands a state on from one packed row to the next"
+        elif not alone.same(hidden[places], torch.cat(own), moved):
+            what = "does not keep rows apart"
+        else:
+            return
+        other_way = ", or set 'packing: false' in the learner" if self.packing else ""
+        raise RecipeError(f"{alone.called(config)} {what}: give another 'attention'{other_way}.")
 
     def _in_chunks(
         self, hidden: Tensor, targets: Tensor, names: Sequence[str], watched: Names

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from didact.core.backends import attention, engines
+from didact.core.backends import alone, attention, engines
 from didact.core.backends.sampling import draw, uniforms
-from didact.core.errors import RunError
+from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import Learner, Request, Sample, Sampling
 from didact.core.ranges import Count
 
@@ -47,6 +47,37 @@ class HFGenerator:
         self.progress: Callable[[int, int], None] | None = None
         self.ends = _ends(self.model, tokenizer, self.device)
         self.count = 0
+        self._check_rows()
+
+    @torch.no_grad()
+    def _check_rows(self) -> None:
+        """Refuse models that say something else to a padded, cached context than to it alone."""
+        config, size = self.model.config, self.model.config.vocab_size
+        if alone.recurrent(config):
+            raise RecipeError(
+                f"generate: model type '{config.model_type}' hands a state on from token to token, "
+                f"through padding too; use the 'vllm' generator."
+            )
+        rows = alone.tried(size)
+        first, _, last = rows
+        decoding = Decoding(self.model, rows, 1)
+        found = [decoding.logits]
+        decoding.keep(torch.tensor([True, False, True], device=self.device))
+        decoding.advance(torch.stack([first[0], last[0]]).to(self.device))
+        found.append(decoding.logits)
+        longer = [torch.cat([row, row[:1]]) for row in (first, last)]
+        own = self._alone([*rows, *longer])
+        moved = self._alone([alone.begun_otherwise(row, size) for row in rows]) - own[: len(rows)]
+        if not alone.same(torch.cat(found), own, moved):
+            raise RecipeError(
+                f"generate: {alone.called(config)} does not keep padded contexts apart: give it "
+                f"another 'attention', or use the 'vllm' generator."
+            )
+
+    def _alone(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Logits of the next token of each context, [n, V], by forwards of their own."""
+        each = [self.model(ids[None].to(self.device), use_cache=False) for ids in contexts]
+        return torch.stack([out.logits[0, -1] for out in each])
 
     @property
     def version(self) -> int:
@@ -178,7 +209,8 @@ class Decoding:
         device = next(model.parameters()).device
         lengths = torch.tensor([len(context) for context in contexts])
         width = int(lengths.max())
-        _check_window(model.config, width + steps)
+        self.cache = DynamicCache(config=model.config)
+        _check_window(self.cache, width + steps)
         ids = torch.zeros(len(contexts), width, dtype=torch.int64)
         for at, context in enumerate(contexts):
             ids[at, width - len(context) :] = context
@@ -192,7 +224,6 @@ class Decoding:
             self.real = torch.arange(width + steps, device=device) >= padding[:, None]
             mask = _prefill_mask(self.real[:, :width])
         self.length = width
-        self.cache = DynamicCache(config=model.config)
         self._forward(ids.to(device), positions, mask)
 
     def advance(self, tokens: Tensor) -> None:
@@ -232,13 +263,12 @@ def _prefill_mask(real: Tensor) -> Tensor:
     return ((causal & real[:, None, :]) | itself)[:, None]
 
 
-def _check_window(config: Any, longest: int) -> None:
-    window = getattr(config, "sliding_window", None)
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if slides and window is not None and longest > window:
+def _check_window(cache: Any, longest: int) -> None:
+    slides = [each.sliding_window for each in cache.layers if getattr(each, "is_sliding", False)]
+    if slides and longest > min(slides):
         raise RunError(
-            f"generate: {longest} tokens exceed the model's sliding window of {window}, which this "
-            f"generator does not have; use the 'vllm' generator, or fewer tokens."
+            f"generate: {longest} tokens exceed the model's sliding window of {min(slides)}, which "
+            f"this generator does not have; use the 'vllm' generator, or fewer tokens."
         )
 
 

@@ -177,3 +177,45 @@ def test_a_sequence_beyond_a_sliding_window_is_refused():
     reader = Readouts(model)
     with pytest.raises(RunError, match="sliding window of 8"):
         reader.read(rows(), frozenset({"logprobs"}))
+
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 64,
+}
+LEAKS = {
+    "stablelm": ("packed", SMALL),  # its layers do not hand on where rows end
+    "opt": ("sdpa", SMALL | {"ffn_dim": 64, "word_embed_proj_dim": 32}),  # makes no mask of places
+    "lfm2": ("packed", SMALL | {"layer_types": ["conv", "full_attention"]}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", LEAKS)
+def test_a_model_that_lets_packed_rows_see_each_other_is_refused(kind, dtype):
+    attention, config = LEAKS[kind]
+    config = config | {"model_type": kind}
+    given = ModelSpec(config=config, tokenizer="characters", attention=attention, dtype=dtype)
+    model = load_model(given, TOKENIZER)
+    said = f"model type '{kind}' with 'attention: {attention}'.*row.*'packing: false'"
+    with pytest.raises(RecipeError, match=said):
+        Readouts(model)
+    Readouts(model, packing=False)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("attention", ["packed", "sdpa", "eager"])
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_fresh_model_in_half_precision_is_not_refused_for_its_rounding(shape, attention, packing):
+    given = spec(shape, attention=attention, dtype="bfloat16")
+    Readouts(load_model(given, TOKENIZER), packing=packing)
+
+
+def test_a_model_whose_rows_see_the_padding_behind_them_is_refused():
+    config = {"model_type": "codegen", "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8}
+    model = load_model(ModelSpec(config=config, tokenizer="characters"), TOKENIZER)
+    with pytest.raises(RecipeError, match=r"does not keep rows apart: give another 'attention'\.$"):
+        Readouts(model, packing=False)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from didact.core.backends.hf_generator import HFGenerator
-from didact.core.backends.models import load_model
+from didact.core.backends.models import ModelSpec, load_model
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.sampling import draw, truncated, uniforms
 from didact.core.backends.torch_learner import TorchLearner
-from didact.core.errors import RunError
+from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import Request, Sampling
 from didact.core.types import Problem, Prompt, Trajectory
 
@@ -172,3 +172,42 @@ def test_logits_that_are_no_numbers_are_told_and_not_drawn_from(
     generator.model.register_forward_hook(broken, with_kwargs=True)
     with pytest.raises(RunError, match=r"token 2 of a response \(the 2\. of 3\).*NaN"):
         generator.generate(requests(3, equal=True), Sampling(temperature, top_p, max_tokens=4))
+
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "codegen", "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
+         r"'codegen' with 'attention: packed' does not keep padded contexts apart"),
+        (SMALL | {"model_type": "lfm2", "layer_types": ["conv", "full_attention"]},
+         r"'lfm2' hands a state on .*'vllm'"),
+    ],
+    ids=["attention of its own", "convolution"],
+)  # fmt: skip
+def test_a_model_that_says_something_else_to_a_padded_context_is_refused(tokenizer, config, said):
+    model = load_model(ModelSpec(config=config, tokenizer="characters"), tokenizer)
+    with pytest.raises(RecipeError, match=said):
+        HFGenerator(model, tokenizer)
+
+
+@pytest.mark.parametrize("attention", ["packed", "sdpa"])
+def test_more_tokens_than_a_sliding_window_are_refused_however_the_model_tells_it(
+    tokenizer, attention
+):
+    config = SMALL | {"model_type": "mistral", "sliding_window": 8}
+    model = load_model(
+        ModelSpec(config=config, tokenizer="characters", attention=attention), tokenizer
+    )
+    generator = HFGenerator(model, tokenizer)
+    assert len(generator.generate(requests(), Sampling(max_tokens=3))) == 12
+    with pytest.raises(RunError, match="13 tokens exceed the model's sliding window of 8"):
+        generator.generate(requests(), Sampling(max_tokens=8))

@@ -74,7 +74,8 @@ def test_the_budget_is_remembered_in_the_state(fresh, mixed, tokenizer, rule):
 def test_a_row_that_does_not_fit_by_itself_is_named_and_nothing_has_changed(
     fresh, mixed, tokenizer, rule, within
 ):
-    learner = TorchLearner(short_of(fresh(), 5, within), tokenizer, ADAM)
+    learner = TorchLearner(fresh(), tokenizer, ADAM)
+    short_of(learner.model, 5, within)
     with pytest.raises(RunError, match=r"a row of \d+ tokens \(prompt 'p\d'\) does not fit by it"):
         steps(learner, rule, mixed, 1)
     for a, b in zip(learner.model.parameters(), fresh().parameters(), strict=True):
@@ -89,8 +90,9 @@ def test_rows_are_read_in_halves(fresh, tokenizer, batch):
     for a, b in zip(found, wanted, strict=True):
         for name in columns:
             torch.testing.assert_close(a.columns[name], b.columns[name], atol=1e-6, rtol=0)
+    short_of(enough.model, 5)
     with pytest.raises(RunError, match="cannot be read by itself"):
-        TorchLearner(short_of(fresh(), 5), tokenizer, {}).freeze(batch.rows, columns)
+        enough.freeze(batch.rows, columns)
 
 
 def test_memory_that_the_cpu_does_not_have_counts_and_other_errors_do_not(model, tokenizer, batch):
