@@ -236,8 +236,9 @@ def _average_problems(spot: Spot, spec: PhaseSpec, phase: Phase) -> Iterator[tup
 def _model_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:
     """The policy needs weights, from one place; adapters are for models that learn."""
     policy = recipe.models.get("policy")
-    if policy is not None and policy.follows_policy == (recipe.base is None):
-        said = "has no weights" if policy.follows_policy else "names weights, and so does 'base'"
+    bare = policy is None or policy.follows_policy
+    if (policy or recipe.phases) and bare == (recipe.base is None):
+        said = "has no weights" if bare else "names weights, and so does 'base'"
         yield ("models", "policy"), f"{said}; give one of 'path', 'config' and 'base'."
     for name, spec in recipe.models.items():
         if spec.lora is not None and name not in recipe.trained:
@@ -289,10 +290,8 @@ def _size_problems(spot: Spot, spec: PhaseSpec) -> Iterator[tuple[Spot, str]]:
         )
     capacity = getattr(spec.pool.params, "capacity", None)
     if capacity is not None and capacity < spec.when.at_least:
-        yield (
-            (*spot, "when"),
-            f"fires with {spec.when.at_least} rows waiting, but its pool holds {capacity}.",
-        )
+        said = f"fires with {spec.when.at_least} rows waiting, but its pool holds {capacity}."
+        yield (*spot, "when"), said
     if spec.when.first > spec.when.last:
         yield (
             (*spot, "when"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,16 +58,17 @@ class Console:
         for name, value in metrics.items():
             print(f"{name:40} {value:10.4f}")
 
-    def watching(self, steps: int) -> Watch:
-        """An observer that reports a run of so many steps here."""
-        return Watch(self, steps)
+    def watching(self, steps: int, phases: Iterable[str] = ()) -> Watch:
+        """An observer that reports a run of so many steps here, and phases that never stepped."""
+        return Watch(self, steps, phases)
 
 
 class Watch:
     """Reports each step on one line (a terminal's is rewritten), with rate and time left."""
 
-    def __init__(self, console: Console, steps: int) -> None:
+    def __init__(self, console: Console, steps: int, phases: Iterable[str] = ()) -> None:
         self.console, self.steps = console, steps
+        self.idle = dict.fromkeys(phases)
         self.began = time.perf_counter()
         self.first: int | None = None
         self.said = 0.0
@@ -88,6 +89,8 @@ class Watch:
 
     def on_step(self, step: int, groups: Sequence[Group], metrics: Mapping[str, float]) -> None:
         self.first = step if self.first is None else self.first
+        for name in [name for name in self.idle if f"{name}/updates" in metrics]:
+            del self.idle[name]
         done = step + 1
         pace = (time.perf_counter() - self.began) / (done - self.first)
         now = time.perf_counter()
@@ -113,6 +116,9 @@ class Watch:
             print(file=sys.stderr)
         elif error is not None:
             self.console.say(f"stopped: {type(error).__name__}")
+        if error is None and self.first == 0:
+            for name in self.idle:
+                self.console.say(f"note: phase '{name}' never stepped; see its 'take' and 'when'")
 
     def _line(self, text: str, keep: bool) -> None:
         if not self.console.live:

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from didact.algorithms.average import Average
+from didact.configs.document import locate
 from didact.core.backends.models import ModelSpec
 from didact.core.backends.optim import OptimizerSpec
+from didact.core.errors import RecipeError
 from didact.core.learned import Learned
 from didact.core.protocols import Sampling
 from didact.core.ranges import Count, Fraction, NonNegative, Positive, Whole
@@ -274,6 +276,16 @@ class Recipe(Strict):
     observers: list[Observer] = Field(
         default=["jsonl", "tensorboard", "trajectories"], validate_default=True
     )
+
+    @field_validator("base")
+    @classmethod
+    def _exists(cls, value: str | None) -> str | None:
+        try:
+            if value is not None:
+                locate(value)
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @property
     def trained(self) -> frozenset[str]:
