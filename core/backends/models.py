@@ -136,10 +136,18 @@ def load_model(spec: ModelSpec, tokenizer: Any, device: torch.device | str = "cp
     auto = AutoModel if spec.kind == "value" else AutoModelForCausalLM
     options = {"dtype": dtype, "attn_implementation": name}
     model: Any
-    if spec.config is not None:
-        model = _fresh(auto, spec, tokenizer, options)
-    else:
-        model = _pretrained(auto, spec.path, "model", **options)
+    try:
+        if spec.config is not None:
+            model = _fresh(auto, spec, tokenizer, options)
+        else:
+            model = _pretrained(auto, spec.path, "model", **options)
+    except KeyError as error:
+        if name not in error.args:
+            raise
+        raise RecipeError(
+            f"model '{spec.path or spec.config}' has no 'attention: {spec.attention}'; say "
+            f"'attention: eager'."
+        ) from None
     _check_vocabulary(model, tokenizer, spec)
     if spec.kind == "value":
         model = _with_head(model, spec)

@@ -84,6 +84,13 @@ def test_an_unknown_architecture_is_refused():
         load_model(spec, load_tokenizer(spec))
 
 
+@pytest.mark.parametrize("kind", ["falcon", "gptj"])
+def test_a_model_with_attentions_of_its_own_says_which_to_take(kind):
+    spec = ModelSpec(config={"model_type": kind, "n_layer": 1}, tokenizer="characters")
+    with pytest.raises(RecipeError, match=f"{kind}.*has no 'attention: packed'; say .*eager"):
+        load_model(spec, load_tokenizer(spec))
+
+
 def test_plain_prompts_start_with_bos_and_responses_end_once():
     renderer = TextRenderer(load_tokenizer(SPEC), template="Q: {question}\n", system="Be brief.")
     prompt = renderer.prompt(Problem("p", "1+1=", demonstrations=("2", "two")))
