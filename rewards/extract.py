@@ -12,8 +12,9 @@ How = Literal["auto", "boxed", "answer", "hashes", "equals", "number", "choice",
 PIECES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 BARE_BOX = re.compile(r"\\boxed\s+([^\s$\\{}]+)")
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+LATEX_FRACTION = rf"(?:\d+\s?)?\\[dtc]?frac(?:\{{(?:{DIGITS})\}}\{{(?:{DIGITS})\}}|\d\d)"
 NUMBER = re.compile(
-    rf"(?:(?<![\w)])[-+\N{{MINUS SIGN}}]\s?)?(?<![\w.])\$?(?:{DIGITS})"
+    rf"(?:(?<![\w)])[-+\N{{MINUS SIGN}}]\s?)?(?<![\w.])\$?(?:{LATEX_FRACTION}|{DIGITS})"
     rf"(?:[eE][-+]?\d+(?!\w))?(?:\s?/\s?\d+)?(?:\s?\\?%)?"
 )
 STATED_CHOICE = re.compile(

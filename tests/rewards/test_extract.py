@@ -61,6 +61,9 @@ def test_the_last_complete_tag():
         ("7-5", "5"),  # a difference, not a sign
         ("about 1.5e-8 m", "1.5e-8"),
         ("3/4 of it", "3/4"),
+        (r"$x = -\frac{3}{4}$", r"-\frac{3}{4}"),  # not 4
+        (r"so 1\frac12", r"1\frac12"),
+        (r"\dfrac{x}{2}", "2"),
         ("50% off", "50%"),
         ("1, 2, 3", "3"),
         (".5", ".5"),
