@@ -94,15 +94,16 @@ class RunFolder:
         for name in ("metrics.jsonl", "trajectories.jsonl"):
             file = self.path / name
             if file.exists():
-                with replacing(file) as new:
-                    new.write_text("".join(_until(file, step)), encoding="utf-8")
+                with replacing(file) as new, new.open("w", encoding="utf-8") as out:
+                    out.writelines(_until(file, step))  # line by line: it may be long
 
 
 def _until(file: Path, step: int) -> Iterator[str]:
-    for line in file.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a crash is dropped
-            if json.loads(line)["step"] <= step:
-                yield f"{line}\n"
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a crash is dropped
+                if json.loads(line)["step"] <= step:
+                    yield line.rstrip("\n") + "\n"
 
 
 @contextlib.contextmanager
