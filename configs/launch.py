@@ -191,13 +191,22 @@ def _hashes(spec: Any, name: str) -> Iterator[tuple[str, str]]:
                 yield from _hashes(inner, f"{name}.{key}.{part}")
 
 
-def start_of(recipe: Recipe, registry: Registry) -> str:
-    """What the policy starts from: the base with a hash of how it is made, or the model's name."""
+def start_of(recipe: Recipe, registry: Registry, above: tuple[str, ...] = ()) -> str:
+    """What the policy starts from: the base with a hash of how it is made, or the model's name.
+
+    Raises:
+        RecipeError: a base, `above` it say which, is made from itself.
+    """
     if recipe.base is None:
         policy = recipe.models.get("policy")
         return (policy.path if policy else None) or "fresh weights"
+    if recipe.base in above:
+        raise RecipeError(f"base: '{recipe.base}' is made from itself.")
     base = check(read(recipe.base, [f"seed={recipe.seed}"]), registry)
-    made = hashlib.sha256(as_yaml(resolved(base)).encode()).hexdigest()[:12]
+    told = [as_yaml(resolved(base)), *_data(base).values()]
+    if base.base is not None:
+        told.append(start_of(base, registry, (*above, recipe.base)))
+    made = hashlib.sha256("".join(told).encode()).hexdigest()[:12]
     return f"{Path(recipe.base).stem}-{recipe.seed}-{made}"
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from didact.configs.document import read
 from didact.configs.engines import places_of
+from didact.configs.launch import start_of
 from didact.configs.load import check
 from didact.core.errors import RecipeError
 from didact.feedback.tasks.rows import Table
@@ -80,3 +81,23 @@ def test_a_problem_whose_id_two_files_have_is_placed_in_both():
     two = Table("b.jsonl", (), places={"x": "b.jsonl:5", "y": "a.jsonl:2"})
     placed = {"x": "a.jsonl:1 or b.jsonl:5", "y": "a.jsonl:2"}
     assert places_of(one, two, None) == placed
+
+
+def test_a_base_is_made_anew_when_what_it_is_made_of_changes(tmp_path, registry):
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"question": "q", "answer": "a"}\n', encoding="utf-8")
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("extends: letters_base\nstop: null\nsteps: 1\n", encoding="utf-8")
+    second.write_text(
+        f"extends: grpo\nbase: {first}\ntask: {{use: jsonl, path: {data}}}\n", encoding="utf-8"
+    )
+    recipe = check(read("grpo", [f"base={second}"]), registry)
+    names = [start_of(recipe, registry)]
+    data.write_text('{"question": "p", "answer": "a"}\n', encoding="utf-8")
+    names.append(start_of(recipe, registry))
+    first.write_text("extends: letters_base\nstop: null\nsteps: 2\n", encoding="utf-8")
+    names.append(start_of(recipe, registry))
+    assert len(set(names)) == 3
+    first.write_text(f"extends: grpo\nbase: {second}\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="second.yaml' is made from itself"):
+        start_of(recipe, registry)
