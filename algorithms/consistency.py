@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from didact.algorithms.pairs import fresh_number
 from didact.algorithms.tensors import masked_sum
 from didact.core.batch import Batch, together
 from didact.core.protocols import BoundRule, Names, Run
 from didact.core.ranges import NonNegative
-from didact.core.seeds import seed_of
 from didact.core.types import Group
 
 
@@ -33,11 +33,10 @@ class Unite:
         return frozenset({"pair"})
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
-        return [self._united(group, place, run) for place, group in enumerate(groups)]
+        return [self._united(group, run) for group in groups]
 
-    def _united(self, group: Group, place: int, run: Run) -> Group:
-        name = seed_of(run.seed, run.step, group.prompt.id, "unite", place)
-        number = float(name % 2**52)  # exact as a float
+    def _united(self, group: Group, run: Run) -> Group:
+        number = fresh_number(run, group.prompt)
         return group.each(lambda member: member.with_signals(pair=number))
 
 

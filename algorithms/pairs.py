@@ -15,9 +15,17 @@ from didact.core.errors import RecipeError
 from didact.core.protocols import BoundRule, Names, Run
 from didact.core.ranges import Count, NonNegative, Positive, Share
 from didact.core.seeds import seed_of
-from didact.core.types import Group, Trajectory
+from didact.core.types import Group, Prompt, Trajectory
 
 NOTHING: Names = frozenset()
+
+
+def fresh_number(run: Run, prompt: Prompt) -> float:
+    """For the signal `pair`: a number that the run gives only once, however often a step asks."""
+    key = (run.step, "pair", prompt.id)
+    run.drawn[key] += 1
+    name = seed_of(run.seed, *key, run.drawn[key])
+    return float(name % 2**52)  # exact as a float
 
 
 @dataclass(frozen=True)
@@ -50,24 +58,20 @@ class Pair:
         return frozenset({"pair", "preferred"})
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
-        done = [
-            replace(group, members=tuple(self._pairs(group, at, run)))
-            for at, group in enumerate(groups)
-        ]
+        done = [replace(group, members=tuple(self._pairs(group, run))) for group in groups]
         made = sum(len(group.members) for group in done)
         run.metrics["pair/made"] = run.metrics.get("pair/made", 0.0) + made / 2
         dropped = sum(len(group.members) for group in groups) - made
         run.metrics["pair/dropped"] = run.metrics.get("pair/dropped", 0.0) + dropped
         return done
 
-    def _pairs(self, group: Group, place: int, run: Run) -> Iterator[Trajectory]:
+    def _pairs(self, group: Group, run: Run) -> Iterator[Trajectory]:
         ranked = sorted(group.members, key=lambda member: -member.signals["reward"])
         for at in range(min(self.most, len(ranked) // 2)):
             best, worst = ranked[at], ranked[-1 - at]
             if best.signals["reward"] - worst.signals["reward"] <= self.margin:
                 return
-            name = seed_of(run.seed, run.step, group.prompt.id, "pair", place, at)
-            number = float(name % 2**52)  # exact as a float
+            number = fresh_number(run, group.prompt)
             yield best.with_signals(pair=number, preferred=1.0)
             yield self._cut(worst, run).with_signals(pair=number, preferred=0.0)
 

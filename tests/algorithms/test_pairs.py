@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,7 @@ class Run:
     step: int = 0
     renderer: Renderer = field(default_factory=Renderer)
     metrics: dict = field(default_factory=dict)
+    drawn: Counter = field(default_factory=Counter)
     learners: dict = field(default_factory=dict)
     frozen: dict = field(default_factory=dict)
     generators: dict = field(default_factory=lambda: {"policy": SimpleNamespace(version=0)})
@@ -79,9 +81,9 @@ def test_equal_answers_make_no_pair_and_a_margin_is_left_out():
 def test_pairs_have_numbers_of_their_own():
     run = Run()
     groups = Pair()([group(1.0, 0.0, name=name) for name in "abab"], run)
-    run.step = 1
-    groups += Pair()([group(1.0, 0.0, name=name) for name in "ab"], run)
-    assert len({m.signals["pair"] for g in groups for m in g.members}) == 6
+    for run.step in (0, 1):  # once more in this step, as in a further round of `fill`
+        groups += Pair()([group(1.0, 0.0, name=name) for name in "ab"], run)
+    assert len({m.signals["pair"] for g in groups for m in g.members}) == 8
 
 
 def test_the_other_answer_may_be_cut_after_its_first_pit():

@@ -1,5 +1,6 @@
 """Rules that look at a whole mini-batch or a whole group: BAPO's bounds, pairwise consistency."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -164,16 +165,18 @@ def test_at_the_old_policy_consistency_has_the_gradient_of_group_relative_reinfo
 
 
 class Bare:
-    seed, step = 0, 3
+    def __init__(self):
+        self.seed, self.step, self.drawn = 0, 3, Counter()
 
 
 def test_a_group_is_united_by_a_number_of_its_own(compose):
     rows = compose.batch([[1], [1], [1], [1]], {}).rows
     groups = [Group(rows[0].prompt, rows[:2]), Group(rows[0].prompt, rows[2:])]
-    first, second = Unite()(groups, Bare())
-    numbers = [{member.signals["pair"] for member in group.members} for group in (first, second)]
-    assert [len(found) for found in numbers] == [1, 1]
-    assert numbers[0] != numbers[1]
+    run = Bare()
+    united = [*Unite()(groups, run), *Unite()(groups, run)]  # as in two rounds of `fill`
+    numbers = [{member.signals["pair"] for member in group.members} for group in united]
+    assert [len(found) for found in numbers] == [1] * 4
+    assert len(set.union(*numbers)) == 4
 
 
 @pytest.mark.parametrize("how", ["tokens", "sequences", "sequence_sum", "prompts"])
