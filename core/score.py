@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import Any
 
 from didact.core.errors import RewardError
@@ -134,8 +135,12 @@ def _call(provider: RewardProvider, trajectories: Sequence[Trajectory]) -> Seque
     return [v if isinstance(v, Failed) else _number(v) for v in values]
 
 
-def _number(value: float) -> float | Failed:
-    return Failed(f"returned {value}") if value != value else float(value)
+def _number(value: Any) -> float | Failed:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return Failed(f"returned {value!r}, no number")
+    return number if isfinite(number) else Failed(f"returned {number}")
 
 
 def _log(scored: Sequence[Trajectory], run: Run) -> None:

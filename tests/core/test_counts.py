@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from didact.core.errors import RewardError
 from didact.core.protocols import Failed, Run
 from didact.core.score import Score, Weighted
 from didact.core.stages import Keep
@@ -55,3 +56,12 @@ def test_a_tolerated_failure_is_told_with_its_reason_and_never_scores_0(run, cap
     assert [member.signals["reward"] for member in scored.members] == [1.0, 1.0]
     assert scored.signals["success_rate"] == run.metrics["reward/failed"] == 1.0
     assert caplog.messages == ["1 of 3 rewards failed: reward/r: no answer"]
+
+
+@pytest.mark.parametrize("value", [None, "much", float("nan"), float("inf")])
+def test_a_reward_of_many_that_gives_no_number_has_failed(run, value):
+    score = Score({"r": Weighted(lambda rows: [value for _ in rows])})
+    with pytest.raises(
+        RewardError, match=rf"1 of 1 rewards failed .* reward/r: returned .?{value}"
+    ):
+        score([group(1.0)], run)
