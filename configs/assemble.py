@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from didact.configs.build import Builder
@@ -13,7 +15,7 @@ from didact.configs.schema import Recipe
 from didact.core.errors import RecipeError
 from didact.core.phase import Phase
 from didact.core.pipeline import Pipeline
-from didact.core.protocols import ReplayBuffer, Sampler, Stateful, TaskSource
+from didact.core.protocols import ReplayBuffer, Sampler, Stage, Stateful, TaskSource
 from didact.core.score import Rewards, Weighted
 from didact.plugins.registry import Registry
 
@@ -46,26 +48,41 @@ def assemble(recipe: Recipe, registry: Registry, document: Document | None = Non
         RecipeError: every misfit, one a line, with the place in the file if `document` is given.
     """
     builder = Builder(registry)
-    rewards = {
-        name: Weighted(builder.part(spec, f"rewards.{name}"), spec.weight, spec.offset)
-        for name, spec in recipe.rewards.items()
-    }
-    stages = [
-        (_label(spec.use, spec), builder.part(spec, f"experience.{at}", rewards=rewards))
-        for at, spec in enumerate(recipe.experience)
-    ]
-    phases = [builder.phase(name, spec) for name, spec in recipe.phases.items()]
-    buffers = {n: builder.part(spec, f"buffers.{n}") for n, spec in recipe.buffers.items()}
-    problems = list(misfits(recipe, stages, phases))
-    if problems:
-        raise RecipeError("\n".join(_told(document, spot, text) for spot, text in problems))
-    task = builder.part(recipe.task, "task")
+    problems: list[str] = []
+    placed = partial(_placed, problems, document)
+    rewards: dict[str, Weighted] = {}
+    for name, spec in recipe.rewards.items():
+        with placed("rewards", name):
+            made = builder.part(spec, f"rewards.{name}")
+            rewards[name] = Weighted(made, spec.weight, spec.offset)
+    stages: list[tuple[str, Stage]] = []
+    for at, verb in enumerate(recipe.experience):
+        with placed("experience", at):
+            stage = builder.part(verb, f"experience.{at}", rewards=rewards)
+            stages.append((_label(verb.use, verb), stage))
+    phases: list[Phase] = []
+    for name, phase in recipe.phases.items():
+        with placed("phases", name):
+            phases.append(builder.phase(name, phase))
+    buffers: dict[str, ReplayBuffer] = {}
+    for name, buffer in recipe.buffers.items():
+        with placed("buffers", name):
+            buffers[name] = builder.part(buffer, f"buffers.{name}")
+    if not problems:
+        problems += [_told(document, *found) for found in misfits(recipe, stages, phases)]
+    _refuse(problems)
+    with placed("task"):
+        task: TaskSource = builder.part(recipe.task, "task")
+    _refuse(problems)
+    with placed("sampler"):
+        sampler: Sampler = builder.part(recipe.sampler, "sampler", task=task, seed=recipe.seed)
+    _refuse(problems)
     return Parts(
         experience=Pipeline(stages),
         phases=phases,
         buffers=buffers,
         task=task,
-        sampler=builder.part(recipe.sampler, "sampler", task=task, seed=recipe.seed),
+        sampler=sampler,
         rewards=rewards,
         stateful=builder.stateful,
         reads=reads(recipe, stages, phases),
@@ -78,6 +95,25 @@ def _label(verb: str, spec: Any) -> str:
     return f"{verb}: {part.use}" if part is not None else verb
 
 
+@contextmanager
+def _placed(problems: list[str], document: Document | None, *spot: str | int) -> Iterator[None]:
+    """Collect what is wrong with a part, with the place of the part in the recipe."""
+    try:
+        yield
+    except RecipeError as error:
+        problems.append(_told(document, spot, str(error)))
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise RecipeError("\n".join(problems))
+
+
 def _told(document: Document | None, spot: Spot, text: str) -> str:
     path = ".".join(map(str, spot))
-    return f"{document.place(spot)}: {path}: {text}" if document else f"{path}: {text}"
+    if text.startswith((f"{path}:", f"{path}.")):  # it says itself where, maybe more exactly
+        inner = text.partition(":")[0].split(".")
+        spot = tuple(int(key) if key.isdigit() else key for key in inner)
+    else:
+        text = f"{path}: {text}"
+    return f"{document.place(spot)}: {text}" if document else text

@@ -236,9 +236,8 @@ def _average_problems(spot: Spot, spec: PhaseSpec, phase: Phase) -> Iterator[tup
 def _model_problems(recipe: Recipe) -> Iterator[tuple[Spot, str]]:
     """The policy needs weights, from one place; adapters are for models that learn."""
     policy = recipe.models.get("policy")
-    bare = policy is None or policy.follows_policy
-    if (policy or recipe.phases) and bare == (recipe.base is None):
-        said = "has no weights" if bare else "names weights, and so does 'base'"
+    if policy is not None and policy.follows_policy == (recipe.base is None):
+        said = "has no weights" if policy.follows_policy else "names weights, and so does 'base'"
         yield ("models", "policy"), f"{said}; give one of 'path', 'config' and 'base'."
     for name, spec in recipe.models.items():
         if spec.lora is not None and name not in recipe.trained:

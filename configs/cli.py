@@ -163,7 +163,7 @@ def show(recipe: Source) -> None:
     """Print a recipe as it is written."""
     from didact.configs.document import locate
 
-    typer.echo(locate(recipe).read_text(encoding="utf-8"), nl=False)
+    typer.echo(locate(recipe).read_bytes(), nl=False)
 
 
 @recipes.command()

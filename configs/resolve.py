@@ -76,10 +76,12 @@ def described(name: str) -> str:
     """A part's kind, plug-in, documentation and settings. `name` or `kind:name`."""
     registry = load()
     kind, _, bare = name.rpartition(":")
+    if kind and kind not in HOOKS:
+        raise RecipeError(unknown("kind of part", kind, HOOKS))
     found = [e for e in registry.entries() if e.name == bare and kind in ("", e.kind)]
     if not found:
         names = {e.name for e in registry.entries() if kind in ("", e.kind)}
-        raise RecipeError(unknown(kind if kind in HOOKS else "part", bare, names))
+        raise RecipeError(unknown(kind or "part", bare, names))
     return "\n\n".join(map(_card, found))
 
 

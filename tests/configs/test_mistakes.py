@@ -119,7 +119,6 @@ phases:
         ("phases: {rl: {rule: {use: ppo_clip, label: loss}}}", "reported as 'loss'"),
         ("optimizers: {mian: {lr: 1.0}}", "optimizers.mian: no phase steps it"),
         ("base: letters_bse", "base: no recipe named 'letters_bse'. Did you mean 'letters_base'?"),
-        ("base: null", "models.policy: has no weights; give one of 'path', 'config' and 'base'"),
         ("evaluation: {ks: [1, 64]}", "pass@64 is undefined for 8 samples"),
         ("evaluation: {samples: 0, ks: [1], bins: true}", "base difficulty is measured on"),
         ("evaluation: {every: 0}\nstop: {metric: eval/greedy, at_least: 1}", "needs an evaluation"),

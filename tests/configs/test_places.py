@@ -2,10 +2,12 @@
 
 import pytest
 
+from didact.configs.assemble import assemble
 from didact.configs.document import read
 from didact.configs.engines import places_of
 from didact.configs.launch import start_of
 from didact.configs.load import check
+from didact.configs.resolve import described
 from didact.core.errors import RecipeError
 from didact.feedback.tasks.rows import Table
 from didact.plugins.manager import load
@@ -99,5 +101,29 @@ def test_a_base_is_made_anew_when_what_it_is_made_of_changes(tmp_path, registry)
     names.append(start_of(recipe, registry))
     assert len(set(names)) == 3
     first.write_text(f"extends: grpo\nbase: {second}\n", encoding="utf-8")
-    with pytest.raises(RecipeError, match="second.yaml' is made from itself"):
+    with pytest.raises(RecipeError, match=r"second\.yaml' is made from itself"):
         start_of(recipe, registry)
+
+
+def test_what_a_part_refuses_when_it_is_made_is_placed_and_told_at_once(tmp_path, registry):
+    file = tmp_path / "mine.yaml"
+    text = (
+        "extends: grpo\nphases:\n  rl:\n    rule: [ppo_clip, ppo_clip]\n  other:\n"
+        "    rule:\n      - {use: ppo_clip, label: loss}\n"
+    )
+    for more, expected in (
+        (text, ["mine.yaml:4: phases.rl.rule: two", "mine.yaml:6: phases.other.rule: two"]),
+        ("extends: grpo\nseed: 1\ntask:\n  levels: [9]\n", ["mine.yaml:3: task: letters: there"]),
+        ("extends: grpo\ntask: {size: 3}\n", ["letters.yaml:9: sampler: 'prompts' is 16"]),
+    ):
+        file.write_text(more, encoding="utf-8")
+        document = read(file)
+        with pytest.raises(RecipeError) as caught:
+            assemble(check(document, registry), registry, document)
+        lines = str(caught.value).splitlines()
+        assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
+
+
+def test_only_a_known_kind_of_part_is_described():
+    with pytest.raises(RecipeError, match=r"^no kind of part named 'los'. Did you mean 'loss'\?"):
+        described("los:ppo_clip")
