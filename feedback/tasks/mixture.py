@@ -25,7 +25,8 @@ class Mixture:
 
     With weights, problems come in short blocks that hold each task's exact share in random order.
     Each task is walked in its own order and begins again when it ends, so a small one with a great
-    weight is repeated. Metadata `task` says where a problem is from; ids stay as they are.
+    weight is repeated. Metadata `task` says where a problem is from, and its id begins with it
+    (`NAME/…`), because those of two files of the same name are alike.
 
     Args:
         tasks: by name.
@@ -60,8 +61,11 @@ class Mixture:
     @property
     def places(self) -> dict[str, str]:
         """Where the problems of its tasks stand, by id."""
-        known = (getattr(task, "places", {}) for task in self.tasks.values())
-        return {name: place for places in known for name, place in places.items()}
+        return {
+            f"{name}/{id}": place
+            for name, task in self.tasks.items()
+            for id, place in getattr(task, "places", {}).items()
+        }
 
     def __len__(self) -> int:
         return self.size or sum(map(len, self.tasks.values()))
@@ -72,7 +76,8 @@ class Mixture:
         chosen, rank = self._concatenated(index) if self.weights is None else self._mixed(index)
         name, task = list(self.tasks.items())[chosen]
         problem = task[rank % len(task)]
-        return replace(problem, metadata={**problem.metadata, "task": name})
+        metadata = {**problem.metadata, "task": name}
+        return replace(problem, id=f"{name}/{problem.id}", metadata=metadata)
 
     def _concatenated(self, index: int) -> tuple[int, int]:
         """Which task, and which of its problems: one task after the other."""

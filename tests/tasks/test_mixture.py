@@ -15,7 +15,8 @@ LETTERS, SUMS = Letters(size=30), Arithmetic(size=10)
 
 def test_without_weights_every_problem_comes_once():
     mixture = Mixture({"letters": LETTERS, "sums": SUMS})
-    assert [p.id for p in mixture] == [p.id for p in LETTERS] + [p.id for p in SUMS]
+    assert [p.answer for p in mixture] == [p.answer for p in [*LETTERS, *SUMS]]
+    assert [p.id for p in mixture][29:31] == [f"letters/{LETTERS[29].id}", f"sums/{SUMS[0].id}"]
     assert [p.metadata["task"] for p in mixture] == ["letters"] * 30 + ["sums"] * 10
 
 
@@ -30,7 +31,7 @@ def test_weights_are_met_exactly_in_every_block():
 def test_each_task_is_walked_in_its_own_order_and_begins_again():
     mixture = Mixture({"letters": LETTERS, "sums": SUMS}, {"letters": 1, "sums": 1}, size=60)
     sums = [problem.id for problem in mixture if problem.metadata["task"] == "sums"]
-    assert sums == [problem.id for problem in SUMS] * 3
+    assert sums == [f"sums/{problem.id}" for problem in SUMS] * 3
 
 
 def test_weights_that_need_a_long_block_are_rounded_to_a_thousandth():
@@ -63,4 +64,13 @@ def test_what_its_tasks_left_out_is_told_by_the_mixture(tmp_path):
     mixture = Mixture({"rows": json_lines(str(file), skip_bad=True), "sums": SUMS})
     (line,) = mixture.skipped
     assert line.startswith(f"{file}:2: is no JSON")
-    assert mixture.places == {"rows/0": f"{file}:1"}
+    assert mixture.places == {"rows/rows/0": f"{file}:1"}
+
+
+def test_problems_of_files_with_the_same_name_are_never_taken_for_one_another(tmp_path):
+    files = [tmp_path / name / "train.jsonl" for name in ("one", "two")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(f'{{"question": "{file.parent.name}?", "answer": "1"}}\n')
+    one, two = Mixture({file.parent.name: json_lines(str(file)) for file in files})
+    assert (one.id, two.id) == ("one/train/0", "two/train/0")
