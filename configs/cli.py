@@ -54,7 +54,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Where to write the answers (JSONL).")] = None,
 ) -> None:
     """Evaluate a model by a recipe's `evaluation:` and print a table."""
-    from didact.configs.launch import evaluate_recipe
+    from didact.configs.evaluate import evaluate_recipe
 
     evaluate_recipe(recipe, overrides or (), checkpoint=checkpoint, out=out)
 

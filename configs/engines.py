@@ -184,8 +184,13 @@ def make_evaluation(spec: EvaluationSpec, parts: Parts, builder: Builder) -> Eva
         use = Source.model_validate({"use": "policy", **sampling, **settings}, context=context)
         return Pipeline([("rollout", Rollout(builder.part(use, "evaluation"))), ("score", score)])
 
+    task = builder.part(spec.task, "evaluation.task")
+    for key in spec.by:
+        if not any(key in task[at].metadata for at in range(len(task))):
+            there = ", ".join(sorted(task[0].metadata)) or "none"
+            raise RecipeError(f"evaluation.by: no problem has metadata '{key}' (has: {there}).")
     return Evaluation(
-        task=builder.part(spec.task, "evaluation.task"),
+        task=task,
         greedy=pipeline(n=1, temperature=0.0) if spec.greedy else None,
         sampled=pipeline(n=spec.samples) if spec.samples else None,
         every=spec.every,

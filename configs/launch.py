@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from didact.configs.assemble import assemble
+from didact.configs.assemble import Parts, assemble
 from didact.configs.build import Builder
 from didact.configs.console import Console
 from didact.configs.document import Document, read
@@ -57,76 +57,39 @@ def train_recipe(
     if world.rank == 0:
         folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
         _same_start(folder, start_of(recipe, registry), _data(recipe))
-    world.barrier()
-    if resume and not folder.states():
-        console.say(f"{folder.path}: no state to resume from, starting at the first step")
-    if resume and folder.final.exists():
-        console.say(f"{folder.path}: finished already")
-        return "done"
-    for notice in parts.notices:
-        console.say(f"note: {notice}")
+    with folder.held() if world.rank == 0 else contextlib.nullcontext():
+        world.barrier()
+        if resume and not folder.states():
+            console.say(f"{folder.path}: no state to resume from, starting at the first step")
+        if resume and folder.final.exists():
+            console.say(f"{folder.path}: finished already")
+            return "done"
+        for notice in parts.notices:
+            console.say(f"note: {notice}")
+        return _trained(recipe, parts, registry, folder, console, resume)
+
+
+def _trained(
+    recipe: Recipe,
+    parts: Parts,
+    registry: Registry,
+    folder: RunFolder,
+    console: Console,
+    resume: bool,
+) -> str:
+    """Load the models and run; whatever ends it early is written into the folder."""
     try:
         with no_room_said(folder.path):
             policy = policy_of(recipe, None, registry, console)
             opened = open_recipe(recipe, parts, registry, policy)
-            _tell_left_out("task", opened.parts.task, console, folder)
+            tell_left_out("task", opened.parts.task, console, folder)
             if opened.evaluation is not None:
-                _tell_left_out("evaluation.task", opened.evaluation.task, console, folder)
+                tell_left_out("evaluation.task", opened.evaluation.task, console, folder)
             return _session(opened, folder, console, resume)()
     except BaseException:
         with contextlib.suppress(OSError):  # the disk may be what failed
             (folder.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         raise
-
-
-def evaluate_recipe(
-    source: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    checkpoint: Path | None = None,
-    out: Path | None = None,
-) -> dict[str, float]:
-    """Evaluate a model by a recipe's `evaluation:`; prints a table and returns the metrics."""
-    from didact.core.evaluate import base_bins, binned, write
-
-    registry = load()
-    document = read(source, overrides)
-    recipe = check(document, registry)
-    if recipe.evaluation is None:
-        raise RecipeError(f"{source}: has no 'evaluation:' to run.")
-    console = Console()
-    parts = assemble(recipe, registry, document)
-    policy = policy_of(recipe, checkpoint, registry, console)
-    apart = checkpoint is not None and "ref" in parts.reads
-    start = policy_of(recipe, None, registry, console) if apart else policy
-    opened = open_recipe(recipe, parts, registry, policy, start)
-    assert opened.evaluation is not None
-    _tell_left_out("evaluation.task", opened.evaluation.task, console)
-    bins = _bins_of(recipe, checkpoint, console)
-    with console.progress("evaluating", len(opened.evaluation.task)) as advance:
-        answered, metrics = opened.evaluation(opened.run, bins=bins, progress=advance)
-    if recipe.evaluation.bins and checkpoint is None:
-        answered = binned(answered, base_bins(answered))
-        metrics |= opened.evaluation.summary(answered)
-    console.table(metrics)
-    if out is not None:
-        try:
-            write(answered, out)
-        except OSError as error:
-            raise RunError(f"{out}: cannot be written: {error.strerror}.") from None
-    return metrics
-
-
-def _bins_of(recipe: Recipe, checkpoint: Path | None, console: Console) -> dict[str, str] | None:
-    """Base difficulties, as the run that the checkpoint is of measured them on its first model."""
-    if checkpoint is None or recipe.evaluation is None or not recipe.evaluation.bins:
-        return None
-    file = checkpoint.parent / "bins.json"
-    if not file.exists():
-        console.say(f"note: there is no {file}, so nothing is broken down by base difficulty")
-        return None
-    bins: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
-    return bins
 
 
 def policy_of(
@@ -236,7 +199,7 @@ def _make(source: str, seed: int, home: Path, console: Console) -> None:
             raise KeyboardInterrupt
 
 
-def _tell_left_out(
+def tell_left_out(
     name: str, task: object, console: Console, folder: RunFolder | None = None
 ) -> None:
     """Say how many rows of the data were left out on request; list the bad ones, in the folder

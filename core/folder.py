@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import platform
@@ -83,6 +84,24 @@ class RunFolder:
                     new.write_text(recipe, encoding="utf-8")
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written: {error.strerror}.") from None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Meanwhile no other process trains here.
+
+        Raises:
+            RunError: one does already.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # raised by file systems without locks
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RunError(f"{self.path}: another process is training in it.") from None
+            yield
+        finally:
+            os.close(handle)
 
     def keep_states(self, count: int) -> None:
         """Delete all but the newest states."""

@@ -3,7 +3,7 @@
 import pytest
 
 from didact.configs.console import Console
-from didact.configs.launch import _tell_left_out
+from didact.configs.launch import tell_left_out
 from didact.core.folder import RunFolder
 from didact.feedback.tasks.rows import Table
 
@@ -27,13 +27,13 @@ def test_a_run_that_goes_on_says_nothing_of_phases_it_has_not_seen_from_the_star
 
 def test_rows_that_are_left_out_are_counted_and_listed(capsys, tmp_path):
     table = Table("d.jsonl", (), skipped=["d.jsonl:2: is no JSON", "d.jsonl:5: empty"], filtered=3)
-    _tell_left_out("evaluation.task", table, Console())
+    tell_left_out("evaluation.task", table, Console())
     assert capsys.readouterr().err.splitlines() == [
         "evaluation.task: 3 rows are not chosen by 'where'",
         "evaluation.task: 2 rows skipped:",
         "  d.jsonl:2: is no JSON",
         "  d.jsonl:5: empty",
     ]
-    _tell_left_out("task", table, Console(), RunFolder(tmp_path))
+    tell_left_out("task", table, Console(), RunFolder(tmp_path))
     assert "2 rows skipped, the first: d.jsonl:2: is no JSON" in capsys.readouterr().err
     assert (tmp_path / "skipped-task.txt").read_text().splitlines() == table.skipped

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from didact.configs.launch import evaluate_recipe, train_recipe
+from didact.configs.evaluate import evaluate_recipe
+from didact.configs.launch import train_recipe
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "benchmarks"
 CHAT = (

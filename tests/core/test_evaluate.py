@@ -7,7 +7,7 @@ from math import comb
 import pytest
 from conftest import TINY
 
-from didact.configs.launch import evaluate_recipe
+from didact.configs.evaluate import evaluate_recipe
 from didact.configs.resolve import checked
 from didact.core.errors import RecipeError
 from didact.core.evaluate import Answered, base_bins, difficulty, measures, pass_at_k
@@ -128,3 +128,8 @@ def test_a_checkpoint_is_broken_down_by_the_base_difficulty_of_its_run(run, caps
     (folder / "bins.json").unlink()
     evaluate_recipe("sft", [*TINY, EVALUATION], checkpoint=folder / "final")
     assert "so nothing is broken down by base difficulty" in capsys.readouterr().err
+
+
+def test_a_breakdown_by_a_key_that_no_problem_has_is_refused():
+    with pytest.raises(RecipeError, match=r"no problem has metadata 'levle' \(has: .*level"):
+        evaluate_recipe("sft", [*TINY, EVALUATION.replace("by: [level]", "by: [levle]")])

@@ -116,6 +116,13 @@ def test_a_half_written_state_is_never_picked_up(run):
     assert [row["step"] for row in rows(folder)] == [1, 2, 3, 4]
 
 
+def test_two_processes_never_train_in_one_folder(run):
+    folder = run("sft", "steps=1")
+    with RunFolder(folder).held(), pytest.raises(RunError, match="another process is training in"):
+        run("sft", "steps=1", resume=True)
+    assert not (folder / "error.txt").exists()
+
+
 def test_a_folder_in_use_is_not_overwritten_and_another_recipe_not_resumed(run):
     run("grpo", "steps=1", *LEARNS)
     with pytest.raises(RunError, match="holds a run already"):
