@@ -55,7 +55,7 @@ def _written(document: Document, loc: Spot) -> Spot:
     spot: Spot = ()
     for at, key in enumerate(loc):
         beside = loc[at + 1 : at + 2]
-        schema = key in ("number", "schedule", "params")
+        schema = key in ("number", "schedule", "value", "range", "params")
         if (*spot, key) in document.places or not (
             schema or (beside and (*spot, *beside) in document.places)
         ):

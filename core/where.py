@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from operator import eq
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, Discriminator, RootModel, Tag
 
 from didact.core.errors import RecipeError
 from didact.core.types import Group, Trajectory
@@ -36,7 +36,12 @@ class Range(BaseModel):
         )
 
 
-Wanted = bool | float | str | list[float | str] | Range
+Wanted = Annotated[
+    Annotated[bool | float | str | list[float | str], Tag("value")]
+    | Annotated[Range, Tag("range")],
+    Discriminator(lambda given: "range" if isinstance(given, dict | Range) else "value"),
+]
+"""A value, some values, or a range. The tags only keep pydantic's messages to one line."""
 
 
 class Where(RootModel[dict[str, Wanted]]):

@@ -124,6 +124,12 @@ def test_what_a_part_refuses_when_it_is_made_is_placed_and_told_at_once(tmp_path
         assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
 
 
+def test_a_mistake_in_a_range_is_one_line(tmp_path, registry):
+    text = "extends: grpo\nphases:\n  rl:\n    take:\n      success_rate: {atleast: 0.5}\n"
+    (line,) = mistakes(tmp_path, registry, text)
+    assert line.startswith("mine.yaml:5: phases.rl.take.success_rate.atleast: ")
+
+
 def test_only_a_known_kind_of_part_is_described():
     with pytest.raises(RecipeError, match=r"^no kind of part named 'los'. Did you mean 'loss'\?"):
         described("los:ppo_clip")
