@@ -64,7 +64,10 @@ class Console:
 
 
 class Watch:
-    """Reports each step on one line (a terminal's is rewritten), with rate and time left."""
+    """Reports each step on one line (a terminal's is rewritten), with rate and time left.
+
+    In the log of a run inside a run, steps that take less than a second share a line.
+    """
 
     def __init__(self, console: Console, steps: int, phases: Iterable[str] = ()) -> None:
         self.console, self.steps = console, steps
@@ -94,7 +97,8 @@ class Watch:
         done = step + 1
         pace = (time.perf_counter() - self.began) / (done - self.first)
         now = time.perf_counter()
-        if not self.console.live and now - self.said < 1.0 and done < self.steps:
+        inner = self.console.indent and not self.console.live
+        if inner and now - self.said < 1.0 and done < self.steps:
             return
         self.said = now
         self.step = f"step {done + 1}/{self.steps}"

@@ -15,6 +15,7 @@ from didact.configs.build import Builder
 from didact.configs.checks import nested
 from didact.configs.counts import rows_of
 from didact.configs.memory import chosen, loaded
+from didact.configs.rendering import make_renderer
 from didact.configs.schema import EvaluationSpec, Recipe
 from didact.core import world as worlds
 from didact.core.backends import engines, lora
@@ -24,7 +25,6 @@ from didact.core.errors import RecipeError
 from didact.core.evaluate import Evaluation
 from didact.core.pipeline import Pipeline
 from didact.core.protocols import Generator, Learner, Reader, Run, World
-from didact.core.render import TextRenderer
 from didact.core.score import Score
 from didact.core.stages import Rollout
 from didact.plugins.registry import Registry
@@ -65,6 +65,9 @@ def open_recipe(
     specs["policy"] = policy
     specs |= {"ref": start} if "ref" in parts.reads and "ref" not in specs else {}
     tokenizer = load_tokenizer(policy)
+    evaluation = make_evaluation(recipe.evaluation, parts, builder) if recipe.evaluation else None
+    tasks = [parts.task, evaluation.task] if evaluation else [parts.task]
+    renderer = make_renderer(recipe.prompt, tokenizer, tasks)
     apart = loaded(recipe, specs, parts)
     auto = chosen(recipe, apart, rows_of(recipe, parts))
     engine = partial(_learner, recipe=recipe, builder=builder, tokenizer=tokenizer, auto=auto)
@@ -87,36 +90,18 @@ def open_recipe(
         learner.rest()
     for name, generator in generators.items():
         generator.resume(learners[name], 0)
-    spec = recipe.evaluation
-    evaluation = make_evaluation(spec, parts, builder) if spec else None
     run = Run(
         seed=recipe.seed,
         generators=generators,
         learners=learners,
         frozen=frozen,
         buffers=parts.buffers,
-        renderer=TextRenderer(
-            tokenizer,
-            chat=recipe.prompt.chat,
-            system=recipe.prompt.system,
-            max_prompt_tokens=recipe.prompt.max_tokens,
-            places=places_of(parts.task, evaluation.task if evaluation else None),
-        ),
+        renderer=renderer,
         world=world,
         sampler=parts.sampler,
         sampling=recipe.sampling.made(),
     )
     return Opened(recipe, parts, run, evaluation, registry)
-
-
-def places_of(*tasks: object) -> dict[str, str]:
-    """Where the problems of tasks that are read from files stand, by id."""
-    found: dict[str, str] = {}
-    for task in tasks:
-        for name, place in getattr(task, "places", {}).items():
-            other = found.get(name, place)
-            found[name] = place if other == place else f"{other} or {place}"
-    return found
 
 
 def _model(spec: ModelSpec, tokenizer: Any) -> nn.Module:

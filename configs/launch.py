@@ -54,10 +54,10 @@ def train_recipe(
     folder = RunFolder(out or Path("runs") / f"{document.name}-{recipe.seed}")
     world = worlds.current()
     console = console or Console(quiet=quiet or world.rank > 0)
-    if world.rank == 0:
-        folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
-        _same_start(folder, start_of(recipe, registry), _data(recipe))
     with folder.held() if world.rank == 0 else contextlib.nullcontext():
+        if world.rank == 0:
+            folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
+            _same_start(folder, start_of(recipe, registry), _data(recipe))
         world.barrier()
         if resume and not folder.states():
             console.say(f"{folder.path}: no state to resume from, starting at the first step")

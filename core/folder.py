@@ -62,24 +62,26 @@ class RunFolder:
         return sorted((int(path.name.removeprefix("step-")), path) for path in names)
 
     def create(self, *, resume: bool, recipe: str) -> None:
-        """Make the folder, or check that it is this recipe's to resume.
+        """Enter a new run, or check that it is this recipe's to resume.
+
+        What failed before it began (it has no manifest yet) may be entered anew.
 
         Raises:
             RunError: it holds another run, or (resuming) another recipe, or cannot be written.
         """
-        if self.recipe.exists() and not resume:
+        began = self.manifest.exists()
+        if began and not resume:
             raise RunError(
                 f"{self.path}: holds a run already; give another --out, or --resume to continue it."
             )
-        if resume and self.recipe.exists() and self.recipe.read_text(encoding="utf-8") != recipe:
+        if began and self.recipe.read_text(encoding="utf-8") != recipe:
             raise RunError(
                 f"{self.path}: was started with another recipe; compare with "
                 f"'didact recipe diff {self.recipe} …' and start a new run for the new one."
             )
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "error.txt").unlink(missing_ok=True)
-            if not self.recipe.exists():
+            if not began:
                 with replacing(self.recipe) as new:
                     new.write_text(recipe, encoding="utf-8")
         except OSError as error:
@@ -87,11 +89,15 @@ class RunFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Meanwhile no other process trains here.
+        """Make the folder; meanwhile no other process trains in it.
 
         Raises:
-            RunError: one does already.
+            RunError: one does already, or it cannot be made.
         """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written: {error.strerror}.") from None
         handle = os.open(self.path, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):  # raised by file systems without locks

@@ -58,7 +58,7 @@ class TextRenderer:
         Raises:
             DataError: a prompt is longer than `max_prompt_tokens`, empty, or cannot be encoded.
         """
-        contexts = self._blaming(problems, lambda some: self._contexts([*map(self._asked, some)]))
+        contexts = self._rendered(problems)
         return [self._checked(*each) for each in zip(problems, contexts, strict=True)]
 
     def prompt(self, problem: Problem) -> Prompt:
@@ -102,10 +102,22 @@ class TextRenderer:
             )
         return Prompt(problem.id, tokens, problem)
 
-    def fits(self, problem: Problem) -> bool:
-        """Whether the prompt is within the limit: for sources that skip and count."""
-        length = len(self.context(self._asked(problem)))
-        return self.max_prompt_tokens is None or length <= self.max_prompt_tokens
+    def overlong(self, problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
+        """Those whose prompts exceed the limit, with their lengths in tokens.
+
+        Only those that may are encoded: text has no more tokens than bytes, unless the tokenizer
+        rewrites it to something longer.
+        """
+        limit = self.max_prompt_tokens
+        if limit is None:
+            return []
+        around = len(self.context("?"))
+        may = [each for each in problems if _bytes(each.question, around) > limit]
+        lengths = map(len, self._rendered(may))
+        return [(each, length) for each, length in zip(may, lengths, strict=True) if length > limit]
+
+    def _rendered(self, problems: Sequence[Problem]) -> list[list[int]]:
+        return self._blaming(problems, lambda some: self._contexts([*map(self._asked, some)]))
 
     def context(self, messages: Messages) -> Tensor:
         """What a model is given, int64 [P], P >= 1."""
@@ -189,6 +201,12 @@ class TextRenderer:
             raise DataError(
                 f"text cannot be encoded ({error}); unusual characters: {bad}"
             ) from None
+
+
+def _bytes(messages: Messages, around: int) -> int:
+    """Bytes of a question, and for each of its messages the tokens that may stand around it."""
+    said = [messages] if isinstance(messages, str) else [each["content"] for each in messages]
+    return sum(len(text.encode()) + around for text in said)
 
 
 def _tensor(ids: Sequence[int]) -> Tensor:

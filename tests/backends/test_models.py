@@ -146,7 +146,8 @@ def test_an_over_long_prompt_names_the_problem_the_length_and_the_limit():
         DataError, match=r"problem 'q7'.*has 6 tokens, the limit is 4.*'prompt.max_tokens'"
     ):
         renderer.prompt(Problem("q7", "abcde"))
-    assert renderer.fits(Problem("q8", "abc")) and not renderer.fits(Problem("q7", "abcde"))
+    short, long = Problem("q8", "abc"), Problem("q7", "abcde")
+    assert renderer.overlong([short, long]) == [(long, 6)]
     placed = replace(renderer, places={"q7": "train.jsonl:17"})
     with pytest.raises(DataError, match=r"^problem 'q7' \(train.jsonl:17\): its prompt has"):
         placed.prompt(Problem("q7", "abcde"))

@@ -25,6 +25,16 @@ def test_a_run_that_goes_on_says_nothing_of_phases_it_has_not_seen_from_the_star
     assert "never stepped" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("console", "lines"), [(Console(), 20), (Console().nested(), 2)])
+def test_a_log_has_a_line_for_each_step_and_of_a_run_inside_a_run_one_a_second(
+    capsys, console, lines
+):
+    watch = console.watching(20)
+    for step in range(20):
+        watch.on_step(step, [], {"rl/loss": 0.1})
+    assert len(capsys.readouterr().err.splitlines()) == lines  # the first and the last
+
+
 def test_rows_that_are_left_out_are_counted_and_listed(capsys, tmp_path):
     table = Table("d.jsonl", (), skipped=["d.jsonl:2: is no JSON", "d.jsonl:5: empty"], filtered=3)
     tell_left_out("evaluation.task", table, Console())

@@ -4,9 +4,9 @@ import pytest
 
 from didact.configs.assemble import assemble
 from didact.configs.document import read
-from didact.configs.engines import places_of
 from didact.configs.launch import start_of
 from didact.configs.load import check
+from didact.configs.rendering import places_of
 from didact.configs.resolve import described
 from didact.core.errors import RecipeError
 from didact.feedback.tasks.rows import Table

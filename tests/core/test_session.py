@@ -116,6 +116,13 @@ def test_a_half_written_state_is_never_picked_up(run):
     assert [row["step"] for row in rows(folder)] == [1, 2, 3, 4]
 
 
+def test_a_run_that_failed_before_it_began_is_begun_again_with_another_recipe(run):
+    with pytest.raises(RecipeError, match="there is no folder"):
+        run("sft", "steps=1", "models.policy={path: /gone}", "base=null")
+    folder = run("sft", "steps=1")
+    assert (folder / "final").is_dir()
+
+
 def test_two_processes_never_train_in_one_folder(run):
     folder = run("sft", "steps=1")
     with RunFolder(folder).held(), pytest.raises(RunError, match="another process is training in"):
