@@ -111,13 +111,15 @@ def quickstart_model() -> dict[str, Any]:
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
-    """The model's tokenizer. One without an end-of-sequence token is refused."""
+    """The model's tokenizer. One without tokens or without an end-of-sequence token is refused."""
     from transformers import AutoTokenizer
 
     source = spec.tokenizer or spec.path
     if source == "characters":
         return character_tokenizer()
     tokenizer = _pretrained(AutoTokenizer, source, "tokenizer")
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of no files
+        raise RecipeError(f"tokenizer: '{source}' has no files of a tokenizer, or an empty one.")
     if tokenizer.eos_token_id is None:
         raise RecipeError(f"tokenizer '{source}' has no end-of-sequence token.")
     return tokenizer
@@ -140,7 +142,14 @@ def load_model(spec: ModelSpec, tokenizer: Any, device: torch.device | str = "cp
         if spec.config is not None:
             model = _fresh(auto, spec, tokenizer, options)
         else:
-            model = _pretrained(auto, spec.path, "model", **options)
+            model, found = _pretrained(
+                auto, spec.path, "model", output_loading_info=True, **options
+            )
+            if lacking := sorted(found["missing_keys"]):
+                raise RecipeError(
+                    f"model '{spec.path}': its files lack {len(lacking)} weights, the first: "
+                    f"{lacking[0]}."
+                )
     except KeyError as error:
         if name not in error.args:
             raise
@@ -191,6 +200,8 @@ def _lacking(what: str, error: ImportError, options: Mapping[str, Any]) -> Recip
 
 
 def _pretrained(auto: Any, source: str | None, what: str, **options: Any) -> Any:
+    from safetensors import SafetensorError
+
     path = Path(str(source)).expanduser()
     looks_local = str(source).startswith((".", "/", "~")) or str(source).count("/") != 1
     if looks_local and not path.exists():
@@ -199,7 +210,7 @@ def _pretrained(auto: Any, source: str | None, what: str, **options: Any) -> Any
         return auto.from_pretrained(str(path) if path.exists() else source, **options)
     except ImportError as error:
         raise _lacking(f"{what} '{source}'", error, options) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise RecipeError(f"{what}: '{source}' cannot be loaded: {first}") from None
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from didact.core.backends.models import ModelSpec, load_model, load_tokenizer, quickstart_model
@@ -70,6 +71,35 @@ def test_a_value_model_starts_at_zero_and_keeps_its_head(tmp_path):
     again = load_model(ModelSpec(path=str(tmp_path), kind="value"), tokenizer)
     for (name, a), (_, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: [f.unlink() for f in folder.glob("tokenizer*")], "no files of a tokenizer"),
+        (lambda folder: cut(folder / "model.safetensors"), "cannot be loaded"),
+        (lambda folder: lose(folder / "model.safetensors"), "lack 1 weights, .*layers.1.mlp.up"),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused_and_nothing_made_up(tmp_path, damage, said):
+    tokenizer = load_tokenizer(SPEC)
+    load_model(SPEC, tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    spec = ModelSpec(path=str(tmp_path))
+    load_model(spec, load_tokenizer(spec))
+    damage(tmp_path)
+    with pytest.raises(RecipeError, match=said):
+        load_model(spec, load_tokenizer(spec))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def lose(file):
+    weights = load_file(file)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "nowhere", "./models/none"])
