@@ -79,11 +79,17 @@ class RunFolder:
                 f"{self.path}: was started with another recipe; compare with "
                 f"'didact recipe diff {self.recipe} …' and start a new run for the new one."
             )
-        try:
+        with self._written():
+            self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "error.txt").unlink(missing_ok=True)
             if not began:
                 with replacing(self.recipe) as new:
                     new.write_text(recipe, encoding="utf-8")
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written: {error.strerror}.") from None
 
@@ -94,10 +100,8 @@ class RunFolder:
         Raises:
             RunError: one does already, or it cannot be made.
         """
-        try:
+        with self._written():
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written: {error.strerror}.") from None
         handle = os.open(self.path, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):  # raised by file systems without locks
