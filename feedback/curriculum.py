@@ -83,11 +83,11 @@ class Prioritized:
         rates = torch.zeros(len(self.task), dtype=torch.float64)
         for name, rate in self._rates.items():
             rates[self._places[name]] = rate
-        weights = failure_shares(rates, exponent=self.exponent, floor=self.floor)
+        shares = failure_shares(rates, exponent=self.exponent, floor=self.floor)
+        weights = shares.clamp(min=1e-300)  # without any, the same solved ones would fill each draw
         if self._hardness is not None:
             open_ = easiest(self._hardness, self._share(step), self.prompts)
-            allowed = weights[open_].clamp(min=1e-300)
-            weights = torch.zeros_like(weights).index_copy(0, open_, allowed)
+            weights = torch.zeros_like(weights).index_copy(0, open_, weights[open_])
         noise = torch.Generator().manual_seed(seed_of("prioritized", self.seed, self._draws))
         self._draws += 1
         uniform = torch.rand(len(weights), generator=noise, dtype=torch.float64)
@@ -207,6 +207,8 @@ class Filtered:
 def success_rates(groups: Sequence[Group], drawn: Mapping[str, int]) -> Iterator[tuple[str, float]]:
     """Prompt id and success rate of every drawn group that was answered, dropped ones too.
 
+    Of a group that was scored, but none of whose answers that count could be, nothing is known.
+
     Raises:
         RecipeError: a group was never scored.
     """
@@ -215,7 +217,7 @@ def success_rates(groups: Sequence[Group], drawn: Mapping[str, int]) -> Iterator
             continue
         if "success_rate" in group.signals:
             yield group.prompt.id, group.signals["success_rate"]
-        elif group.members:
+        elif group.members and not any("reward" in member.signals for member in group.members):
             raise RecipeError(
                 f"sampler: prompt '{group.prompt.id}' was answered, but has no 'success_rate'; the "
                 f"recipe needs 'score'."

@@ -115,9 +115,9 @@ class Prioritized:
         self._draws += 1
         if self.draw == "greedy":
             return sorted(newest_first, key=self._priority, reverse=True)[:count]
-        keys = [  # the largest log(u) / w are a weighted draw without replacement (Efraimidis 2006)
-            log(1 - rng.random()) / self._priority(item) ** self.alpha for item in newest_first
-        ]
+        weights = [max(self._priority(item) ** self.alpha, 1e-300) for item in newest_first]
+        # the largest log(u) / w are a weighted draw without replacement (Efraimidis 2006)
+        keys = [log(1 - rng.random()) / weight for weight in weights]
         ranked = sorted(range(len(keys)), key=keys.__getitem__, reverse=True)
         return [newest_first[at] for at in ranked[:count]]
 

@@ -64,7 +64,7 @@ class LlmCritic:
         if self.url is None:
             said = self._sampled(trajectories, chats, run)
         else:
-            said = list(run.world.map(self._server(self.url), chats))
+            said = [answer.text for answer in run.world.map(self._server(self.url), chats)]
         source = self.model or ("policy" if self.url is None else "llm")
         return [
             Feedback(text.strip(), source) if text.strip() else Failed("an empty critique")

@@ -104,7 +104,7 @@ class PolicySource:
         environment = self.environment
         if environment is None or (self.turns is not None and turn + 1 >= self.turns):
             return []
-        open_ = [at for at in active if not live[at].truncated and len(live[at].tokens) < most]
+        open_ = [at for at in active if not live[at].truncated]
 
         def reply(episodes: Sequence[Trajectory]) -> list[tuple[str | None, float]]:
             return [_timed(environment, episode, turn) for episode in episodes]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from didact.core.backends.endpoint import Endpoint
-from didact.core.backends.server_chat import ServerChat
+from didact.core.backends.server_chat import Said, ServerChat
 from didact.core.errors import RecipeError
 from didact.core.protocols import Failed
 from didact.core.ranges import Count, NonNegative, Positive, Whole
@@ -31,7 +31,8 @@ Say briefly what is right and what is wrong. Then end with one line "Score: N", 
 class Judge:
     """A served model's score of an answer, brought to 0 … 1.
 
-    An answer without a score, or with one outside of the range, is a failure and not a number.
+    An answer without a score, with one outside of the range, or cut at its longest is a failure
+    and not a number.
 
     Attributes:
         url: of an OpenAI-compatible server, up to and with the version.
@@ -73,10 +74,12 @@ class Judge:
         asked = [[{"role": "user", "content": filled(self.template, t)}] for t in trajectories]
         return [self._score(answer) for answer in chat(asked)]
 
-    def _score(self, answer: str) -> float | Failed:
-        found = re.findall(self.pattern, answer)
+    def _score(self, answer: Said) -> float | Failed:
+        if answer.cut:  # of "Score: 10" it may have left "Score: 1"
+            return Failed(f"a judgement cut at its max_tokens of {self.max_tokens}")
+        found = re.findall(self.pattern, answer.text)
         if not found:
-            return Failed(f"no score in the judgement {answer[-80:]!r}")
+            return Failed(f"no score in the judgement {answer.text[-80:]!r}")
         score = float(found[-1])
         if not self.low <= score <= self.high:
             return Failed(f"a score of {score:g}, outside of {self.low:g} to {self.high:g}")

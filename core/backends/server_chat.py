@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from didact.core.backends.endpoint import Endpoint
 from didact.core.backends.spread import named, spread
 
 Message = Mapping[str, str]
+
+
+class Said(NamedTuple):
+    """An answer, and whether the length limit ended it."""
+
+    text: str
+    cut: bool
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class ServerChat:
     max_tokens: int = 1024
     seed: int | None = None
 
-    def __call__(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
+    def __call__(self, conversations: Sequence[Sequence[Message]]) -> list[Said]:
         """One answer per conversation, in order.
 
         Raises:
@@ -45,4 +53,8 @@ class ServerChat:
         }
         bodies = [{**fixed, "messages": [dict(m) for m in chat]} for chat in conversations]
         answers = spread([self.endpoint], "/chat/completions", bodies)
-        return [str(answer["choices"][0]["message"].get("content") or "") for answer in answers]
+        first = [answer["choices"][0] for answer in answers]
+        return [
+            Said(str(one["message"].get("content") or ""), one.get("finish_reason") == "length")
+            for one in first
+        ]

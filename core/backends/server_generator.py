@@ -161,7 +161,8 @@ class ServerGenerator:
         samples: dict[int, Sample] = {}
         for where, answer in zip(merged, self._asked(servers, bodies), strict=True):
             choices = sorted(answer["choices"], key=lambda choice: int(choice.get("index", 0)))
-            samples |= zip(where, map(self._sample, choices), strict=True)
+            made = [self._sample(choice, sampling.max_tokens) for choice in choices]
+            samples |= zip(where, made, strict=True)
         return [samples[at] for at in range(len(requests))]
 
     def _asked(
@@ -181,13 +182,15 @@ class ServerGenerator:
             "top_k": 0 if greedy else sampling.top_k,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
             "logprobs": 0,
             "stop_token_ids": self.ends,
             "return_token_ids": True,
             **({"seed": request.seed} if self.seeded else {}),
         }
 
-    def _sample(self, choice: Mapping[str, Any]) -> Sample:
+    def _sample(self, choice: Mapping[str, Any], most: int) -> Sample:
         ids = choice.get("token_ids")
         if ids is None:
             raise RunError(
@@ -205,7 +208,12 @@ class ServerGenerator:
                 f"generator 'server': a request ended as '{choice.get('finish_reason')}'."
             )
         tokens = torch.tensor(ids, dtype=torch.int64)
-        ended = len(ids) > 0 and int(ids[-1]) in self.ends
+        ended = choice["finish_reason"] == "stop" or (len(ids) > 0 and int(ids[-1]) in self.ends)
+        if not ended and len(ids) < most:
+            raise RunError(
+                f"generator 'server': a response was cut after {len(ids)} of {most} tokens; start "
+                f"the server without a max_new_tokens of its own (--generation-config vllm)."
+            )
         logprobs = torch.tensor(kept, dtype=torch.float32)
         return Sample(tokens, logprobs, truncated=not ended, version=self.count)
 
@@ -216,7 +224,7 @@ class ServerGenerator:
         """
         body = self._body(request, Sampling(top_k=1, max_tokens=1))
         for server in self.servers:
-            sample = self._sample(self._asked([server], [body])[0]["choices"][0])
+            sample = self._sample(self._asked([server], [body])[0]["choices"][0], 1)
             if float(sample.logprobs[0]) < -1e-5:
                 raise RunError(
                     f"generator 'server': {server.url} reports log-probabilities before "

@@ -190,6 +190,13 @@ def test_priorities_of_almost_nothing_are_still_drawn_at_random(tools):
     assert len({buffer.sample(1)[0].text for _ in range(50)}) == 4
 
 
+def test_a_priority_of_nothing_is_drawn_last(tools):
+    buffer = Prioritized("reward", floor=0.0)
+    fed(tools, buffer, "abc")
+    assert [sorted(texts(buffer.sample(2))) for _ in range(20)] == [["b", "c"]] * 20
+    assert sorted(texts(buffer.sample(3))) == ["a", "b", "c"]
+
+
 def test_greedy_takes_the_highest_and_room_is_made_by_the_lowest(tools):
     buffer = fed(tools, Prioritized("reward", 3, draw="greedy"), "abcde")
     assert texts(buffer.sample(2)) == ["e", "d"] and buffer.dropped == 2

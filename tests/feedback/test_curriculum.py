@@ -66,6 +66,23 @@ def test_a_draw_has_no_problem_twice_and_a_floor_brings_solved_ones_back(tools):
     assert len(seen) == 6
 
 
+def test_without_a_floor_all_solved_problems_fill_up_a_draw_in_turn(tools):
+    sampler = Prioritized(Numbers(6), prompts=6, floor=0.0)
+    sampler.observe(answered(tools, sampler.draw(0), lambda p: float(p.id != "n3")))
+    sampler.prompts = 2
+    drawn = Counter(p.id for step in range(60) for p in sampler.draw(step))
+    assert drawn["n3"] == 60 and all(drawn[f"n{at}"] > 3 for at in (0, 1, 2, 4, 5))
+
+
+def test_a_group_none_of_whose_answers_could_be_scored_teaches_nothing(tools):
+    """A demonstration in it was scored; its success rate would be that of the policy's answers."""
+    sampler = Prioritized(Numbers(2), prompts=1)
+    (first,) = sampler.draw(0)
+    shown = tools.said("x").with_signals(reward=1.0)
+    sampler.observe([replace(tools.group(first.id), members=(shown,))])
+    assert sampler.state_dict()["rates"] == {}
+
+
 def test_a_new_rate_moves_the_known_one_part_of_the_way(tools):
     sampler = Prioritized(Numbers(1), prompts=1, rate=0.25)
     for success in (1.0, 0.0):

@@ -163,6 +163,15 @@ def test_an_episode_never_exceeds_the_length_limit(tools):
     assert all(len(m.trainable) == len(m.tokens) for m in row)
 
 
+@pytest.mark.parametrize(("turns", "truncated"), [(9, True), (2, False)])
+def test_an_episode_that_fills_its_room_is_whole_only_if_the_environment_is_done(
+    tools, turns, truncated
+):
+    source = PolicySource(n=1, max_tokens=15, environment=Echo("wrong", turns))
+    ((member,),) = source.extend([tools.group()], tools.make_run(lambda context, seed: "aaaa"))
+    assert len(member.tokens) == 15 and member.truncated == truncated
+
+
 def test_a_truncated_turn_ends_the_episode(tools):
     run = tools.make_run(lambda context, seed: "abcdef")
     source = PolicySource(n=1, environment=Echo(), turn_tokens=3)

@@ -117,6 +117,37 @@ def test_text_without_token_ids_is_not_trained_on():
         generator(port).generate(requests(1), Sampling())
 
 
+def test_a_response_that_the_server_ends_is_not_truncated_whatever_token_ends_it():
+    def other_end(body):
+        return {"choices": [completion(body)["choices"][0] | {"token_ids": [10, 9]}]}
+
+    with serving(Script(other_end)) as port:
+        (sample,) = generator(port).generate(requests(1), Sampling(max_tokens=2))
+    assert sample.tokens.tolist() == [10, 9] and not sample.truncated
+
+
+def test_a_server_that_cuts_responses_earlier_than_asked_is_refused():
+    def cut(body):
+        choice = {"token_ids": [10, 9], "finish_reason": "length"}
+        return {"choices": [completion(body)["choices"][0] | choice]}
+
+    with serving(Script(cut)) as port:
+        (sample,) = generator(port).generate(requests(1), Sampling(max_tokens=2))
+        assert sample.truncated
+        with pytest.raises(RunError, match="cut after 2 of 7 tokens"):
+            generator(port).generate(requests(1), Sampling(max_tokens=7))
+
+
+def test_the_generation_settings_of_the_served_files_change_no_distribution():
+    """Those that vLLM 0.32 reads from generation_config.json, if a request does not say them."""
+    script = Script(completion)
+    with serving(script) as port:
+        generator(port).generate(requests(1), Sampling())
+    neutral = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+    neutral |= {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    assert script.seen[0][1] | neutral == script.seen[0][1]
+
+
 def test_log_probabilities_before_truncation_are_refused():
     with (
         serving(Script(completion)) as port,
@@ -244,6 +275,15 @@ def test_a_judge_reads_the_last_score_and_fails_without_one():
     assert isinstance(big, Failed) and "11" in big.reason
 
 
+def test_a_judgement_that_was_cut_is_no_score():
+    def cut(body):
+        return {"choices": [{"message": {"content": "Score: 1"}, "finish_reason": "length"}]}
+
+    with serving(Script(cut)) as port:
+        (value,) = Judge(f"http://127.0.0.1:{port}/v1", max_tokens=5)([trajectory("4")])
+    assert isinstance(value, Failed) and "max_tokens of 5" in value.reason
+
+
 def test_a_judge_needs_question_and_response_in_its_template():
     with pytest.raises(RecipeError, match=r"\{response\}"):
         Judge("http://127.0.0.1:1/v1", template="{question}")
@@ -263,7 +303,7 @@ def test_a_chat_asks_with_its_settings():
     script = Script(said(lambda prompt: prompt.upper()))
     with serving(script) as port:
         chat = ServerChat(endpoint(port), "m", temperature=0.3, max_tokens=5, seed=1)
-        assert chat([[{"role": "user", "content": "hi"}]]) == ["HI"]
+        assert chat([[{"role": "user", "content": "hi"}]]) == [("HI", False)]
     body = script.seen[0][1]
     assert (body["model"], body["temperature"], body["max_tokens"], body["seed"]) == (
         "m",
