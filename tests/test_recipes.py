@@ -15,7 +15,7 @@ from didact.configs.load import check
 from didact.core.annotate import Annotate
 from didact.core.gather import Gather
 from didact.core.loop import train
-from didact.core.stages import Read
+from didact.core.stages import Read, Rollout
 from didact.plugins.manager import load
 
 REGISTRY = load(installed=False)
@@ -123,6 +123,22 @@ def test_a_recipe_trains_three_steps(name):
         after = dict(learner.weights())
         assert all(bool(value.isfinite().all()) for value in after.values())
         assert any(not torch.equal(before[name_of][key], value) for key, value in after.items())
+
+
+def sources(stages):
+    inner = [s for stage in stages for s in getattr(stage, "stages", [stage])]
+    return [stage.source for stage in inner if isinstance(stage, Rollout)]
+
+
+@pytest.mark.parametrize("name", ["duration", "san", "spa", "spa_released"])
+def test_an_episode_has_room_for_all_of_its_turns(name):
+    document = read(name)
+    recipe = check(document, REGISTRY)
+    stages = [s for _, s in assemble(recipe, REGISTRY, document).experience.stages]
+    (source,) = sources(stages)
+    said, turns = source.environment.message, source.environment.turns
+    needed = turns * recipe.sampling.max_tokens + (turns - 1) * len(said)
+    assert needed <= (source.max_tokens or recipe.sampling.max_tokens)
 
 
 @pytest.mark.parametrize("name", [name for name in packaged() if name not in WORLDS])
