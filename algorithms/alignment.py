@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from didact.algorithms.credit import at_steps
+from didact.algorithms.credit import along_steps, at_steps
 from didact.algorithms.groups import group_size, group_sum, subgroups
 from didact.algorithms.shaping import turn_ends
 from didact.core.bind import adds
@@ -143,8 +143,7 @@ def advantage_alignment(
         per_round=per_round,
         whitened=whitened,
     )
-    before = (ends.long().cumsum(1) - ends.long()).clamp(max=credits.shape[1] - 1)
-    return {"advantages": torch.where(mask, credits.gather(1, before), 0.0)}
+    return {"advantages": along_steps(credits, ends, mask)}
 
 
 def _played(rewards: Tensor, ends: Tensor) -> Tensor:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from didact.algorithms import shaping
-from didact.algorithms.redistribution import redistributed
 from didact.algorithms.tensors import masked_mean, masked_sum
-from didact.algorithms.token_advantages import at_last_token
+from didact.algorithms.token_advantages import at_last_token, whiten
 from didact.core.bind import adds
 from didact.core.ranges import Count, Share
 
@@ -31,9 +30,12 @@ def at_steps(values: Tensor, step_end: Tensor) -> Tensor:
     return out.index_put((rows, ends.cumsum(1)[rows, places] - 1), values[rows, places])
 
 
-def placed(values: Tensor, step_end: Tensor) -> Tensor:
-    """The inverse of `at_steps`: numbers [N, K] on the tokens that end a step, 0 elsewhere."""
-    return redistributed(values, step_end.bool())
+def along_steps(values: Tensor, step_end: Tensor, mask: Tensor) -> Tensor:
+    """The numbers of steps [N, K] on all loss tokens of their step, 0 after the last, [N, T]."""
+    ends = step_end.bool().long()
+    step = ends.cumsum(1) - ends
+    inside = mask & (step < ends.sum(1, keepdim=True))
+    return torch.where(inside, values.gather(1, step.clamp(max=values.shape[1] - 1)), 0.0)
 
 
 @adds("token_rewards")
@@ -68,8 +70,9 @@ def _by_row(process: Tensor, step_end: Tensor, threshold: float, alpha: float) -
     return out
 
 
-@adds("token_rewards")
+@adds("advantages")
 def process_advantage(
+    mask: Tensor,
     step_end: Tensor,
     step_value: Tensor,
     prover_value: Tensor,
@@ -77,9 +80,12 @@ def process_advantage(
     *,
     alpha: float = 5.0,
     best_of: Count = 1,
+    whitened: bool = False,
 ) -> dict[str, Tensor]:
-    """Q of the policy + alpha x advantage of the prover, at each step's end. PAV, arXiv:2410.08146.
+    """Q of the policy + alpha x advantage of the prover, on each step's tokens. arXiv:2410.08146.
 
+    PAV's effective reward of a step. It is what the step's log-probability is multiplied with, not
+    a reward to be summed over later steps: Q has these in it, and a sum would pay for more steps.
     alpha is 5 (2B model) or 3 (9B) in the paper. A policy that is its own prover teaches nothing
     more than its advantage; its best of k is a better prover, whose success rate is 1 - (1 - q)^k.
 
@@ -87,12 +93,14 @@ def process_advantage(
         step_value, prover_value: Q after a step at its last token, [N, T]; success rates.
         prover_start: the prover's value before the first step, [N].
         best_of: k; the prover is the best of so many answers of the one that was valued.
+        whitened: over all loss tokens of the step of training.
     """
     after = 1 - (1 - at_steps(prover_value, step_end)) ** best_of
     before = 1 - (1 - prover_start) ** best_of
     own = at_steps(step_value, step_end)
     reward = shaping.process_advantage_reward(own, after, before, alpha=alpha)
-    return {"token_rewards": placed(reward, step_end)}
+    spread = along_steps(reward, step_end, mask)
+    return {"advantages": whiten(spread, mask) if whitened else spread}
 
 
 @adds("step_end")

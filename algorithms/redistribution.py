@@ -43,9 +43,3 @@ def randomised_decomposition(
         return loss
     spread = sampled.var(1, unbiased=True)
     return loss - ((1 - drawn / lengths) * spread / drawn).mean()
-
-
-def redistributed(step_rewards: Tensor, ends: Tensor) -> Tensor:
-    """Token rewards [N, T] with the decoded reward of step k at the k-th True of `ends` [N, T]."""
-    step = (ends.long().cumsum(1) - ends.long()).clamp(max=step_rewards.shape[1] - 1)
-    return torch.where(ends, step_rewards.gather(1, step), 0.0)

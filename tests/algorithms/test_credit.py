@@ -34,7 +34,8 @@ def test_numbers_of_steps_are_gathered_and_put_back():
     close(steps[0], [0.2, 0.7, 0.4])
     close(steps[1, :2], [0.6, 0.1])
     assert steps[1, 2].isnan() and steps[2].isnan().all()
-    close(credit.placed(steps, ENDS), VALUES * ENDS)
+    wanted = t([[0.2, 0.2, 0.7, 0.7, 0.4], [0.6, 0.1, 0.1, 0.1, 0], [0, 0, 0, 0, 0]])
+    close(credit.along_steps(steps, ENDS, MASK), wanted)
 
 
 def test_clip_and_delta_stand_at_the_steps_and_the_reward_at_the_end():
@@ -52,27 +53,43 @@ def test_process_advantages_are_those_of_the_formula(case):
     given, count = case["inputs"], len(case["inputs"]["policy_Q_after_step"])
     ends = torch.ones(1, count)
     made = credit.process_advantage(
+        ends.bool(),
         ends,
         t([given["policy_Q_after_step"]]),
         t([given["prover_Q_after_step"]]),
         t([given["prover_V_start"]]),
         alpha=case["args"]["alpha"],
     )
-    close(made["token_rewards"][0], case["outputs"]["effective"])
+    close(made["advantages"][0], case["outputs"]["effective"])
 
 
 def test_rows_of_other_lengths_do_not_change_a_rows_credit():
-    alone = credit.process_advantage(ENDS[1:2], VALUES[1:2], VALUES[1:2], t([0.3]))
-    beside = credit.process_advantage(ENDS, VALUES, VALUES, t([0.5, 0.3, 0.9]))
-    close(beside["token_rewards"][1:2], alone["token_rewards"])
-    assert not beside["token_rewards"][2].any()
+    alone = credit.process_advantage(MASK[1:2], ENDS[1:2], VALUES[1:2], VALUES[1:2], t([0.3]))
+    beside = credit.process_advantage(MASK, ENDS, VALUES, VALUES, t([0.5, 0.3, 0.9]))
+    close(beside["advantages"][1:2], alone["advantages"])
+    assert not beside["advantages"][2].any()
 
 
 def test_the_best_of_k_is_a_better_prover():
     """q 0.5 after, 0.2 before: best of 2 has 0.75 and 0.36."""
     one = torch.ones(1, 1)
-    made = credit.process_advantage(one, t([[0.0]]), t([[0.5]]), t([0.2]), alpha=1.0, best_of=2)
-    close(made["token_rewards"], [[0.75 - 0.36]])
+    made = credit.process_advantage(
+        one.bool(), one, t([[0.0]]), t([[0.5]]), t([0.2]), alpha=1.0, best_of=2
+    )
+    close(made["advantages"], [[0.75 - 0.36]])
+
+
+def test_more_steps_of_the_same_value_do_not_pay():
+    """Q is what all later steps bring: a token counts by its own step, whatever follows."""
+    mask = torch.ones(2, 3).bool()
+    ends = t([[0, 0, 1], [1, 1, 1]])
+    half = torch.full((2, 3), 0.5, dtype=torch.float64)
+    made = credit.process_advantage(mask, ends, half, half, t([0.5, 0.5]))["advantages"]
+    close(made, half)
+    values = t([[0, 0, 0.8], [0.2, 0.6, 0.4]])
+    made = credit.process_advantage(mask, ends, values, values, t([0.5, 0.5]), whitened=True)
+    assert float(made["advantages"].mean()) == pytest.approx(0, abs=1e-12)
+    assert float(made["advantages"].var()) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("case", [c for c in SPA if c["case"].startswith("spa")])
