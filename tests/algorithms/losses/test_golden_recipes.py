@@ -112,6 +112,20 @@ def test_the_rule_of_a_recipe_has_the_released_value_and_gradient(compose, recip
     assert count
 
 
+def test_clip_cov_draws_other_tokens_at_other_steps(compose):
+    """All 12 have a covariance of 1.5; one does not learn."""
+    rows = torch.tensor([[-0.1] * 6, [-2.1] * 6], dtype=torch.float64)
+    columns = {"advantages": [1.5, -1.5], "old_logprobs": rows, "now_logprobs": rows}
+    rule, batch, found = rule_of("clip_cov"), compose.batch(torch.ones(2, 6), columns), set()
+    for step in range(6):
+        leaf = rows.clone().requires_grad_(True)
+        (loss,) = rule.over(batch, step)(batch, {"logprobs": leaf}).values()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        (place,) = (gradient == 0).nonzero().tolist()
+        found.add(tuple(place))
+    assert len(found) > 1
+
+
 def unit(recipe, mask):
     """NFT sums where our recipes average: over tokens and by 1000, or over sequences."""
     if recipe == "nft_sequence":
