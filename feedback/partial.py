@@ -65,6 +65,12 @@ class Continue:
         for place, group in enumerate(waiting):
             number = float(seed_of(run.seed, run.step, group.prompt.id, HELD, place) % 2**52)
             buffer.add(member.with_signals(**{HELD: number}) for member in group.members)
+        rows = sum(len(group.members) for group in waiting)
+        if len(buffer) != rows:
+            raise RecipeError(
+                f"continue: {rows} responses wait, and its buffer '{self.buffer}' holds "
+                f"{len(buffer)}; make it a `queue` without a capacity."
+            )
         run.metrics["continue/held"] = float(len(waiting))
         return [group for group in everyone if not _open(group, most)]
 

@@ -5,7 +5,7 @@ import torch
 
 from didact.core.errors import RecipeError
 from didact.core.score import Score, Weighted
-from didact.feedback.buffers import Queue
+from didact.feedback.buffers import Queue, Ring
 from didact.feedback.partial import Continue
 from didact.feedback.policy import PolicySource
 
@@ -101,6 +101,14 @@ def test_what_waits_survives_a_checkpoint(tools):
     assert len(left) == len(right) == 2
     for a, b in zip(left, right, strict=True):
         assert torch.equal(a.members[0].tokens, b.members[0].tokens)
+
+
+@pytest.mark.parametrize("buffer", [Queue(capacity=1), Ring()])
+def test_a_buffer_that_loses_members_or_keeps_what_it_gives_is_refused(tools, buffer):
+    """Groups of a part of their members, or the same ones again and again."""
+    run = tools.make_run(speak, buffers={"unfinished": buffer})
+    with pytest.raises(RecipeError, match="`queue` without a capacity"):
+        stepped(tools, Continue("unfinished", segment=1), run, [("p", "q?"), ("r", "q?")], 2)
 
 
 def test_a_buffer_that_others_use_is_refused(tools):
