@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
 from didact.core.backends import vllm_limits, weight_sync
@@ -114,14 +115,24 @@ def described(spec: ModelSpec, tokenizer: Any) -> tuple[Any, list[int]]:
         config, settings = model.config, model.generation_config
         config.architectures = [type(model).__name__]
     else:
-        config = AutoConfig.from_pretrained(spec.path)
+        path = Path(str(spec.path)).expanduser()
+        source = str(path) if path.exists() else spec.path
+        config = AutoConfig.from_pretrained(source)
         config.dtype = getattr(torch, spec.dtype)
         try:
-            settings = GenerationConfig.from_pretrained(spec.path)
-        except OSError:  # a checkpoint without generation settings
-            settings = None
+            settings = GenerationConfig.from_pretrained(source)
+        except OSError:  # a checkpoint without them: transformers takes the configuration's
+            settings = GenerationConfig.from_model_config(config)
     ends = getattr(settings, "eos_token_id", None)
     return config, ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def write(config: Any, ends: list[int], folder: Path) -> None:
+    """What an engine reads. It ends responses at every such token that it finds in these files."""
+    from transformers import GenerationConfig
+
+    config.save_pretrained(folder)
+    GenerationConfig(eos_token_id=ends).save_pretrained(folder)
 
 
 def start(folder: Path, settings: Settings, transport: weight_sync.Transport) -> Any:
@@ -205,6 +216,12 @@ def pushes(
     )
     ipc.open()
     return ipc
+
+
+def begin_draws(seed: int) -> None:
+    """Of an engine in this process, for requests without a seed; those of ranks are not alike."""
+    torch.manual_seed(seed)
+    numpy.random.seed(seed % 2**32)
 
 
 def alike(requests: Sequence[Request]) -> list[list[int]]:

@@ -120,7 +120,7 @@ class VllmGenerator:
     def start(self) -> None:
         """Start the engine for a learner, without its weights."""
         self.folder = tempfile.TemporaryDirectory(prefix="didact-engine-")
-        self.config.save_pretrained(self.folder.name)
+        vllm_engine.write(self.config, self.ends, Path(self.folder.name))
         self.engine = vllm_engine.start(Path(self.folder.name), self.settings, self.transport)
         self.longest = self.engine.llm_engine.model_config.max_model_len
         bucket = self.bucket
@@ -185,6 +185,7 @@ class VllmGenerator:
         merged = [[at] for at in range(len(requests))]
         if not self.seeded:
             merged = vllm_engine.alike(requests)
+            vllm_engine.begin_draws(requests[0].seed)
         first = [requests[where[0]] for where in merged]
         prompts = [{"prompt_token_ids": request.context.tolist()} for request in first]
         params = [

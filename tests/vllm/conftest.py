@@ -75,6 +75,12 @@ def learner(spec, tokenizer):
 
 
 @pytest.fixture(scope="session")
+def kept():
+    """Engines that stay: one that goes takes what all of a process share in vLLM with it."""
+    return []
+
+
+@pytest.fixture(scope="session")
 def _engines(spec, tokenizer, learner):
     """Real engines in this process, one for each dtype that is asked for."""
     from didact.core.backends.vllm_generator import VllmGenerator

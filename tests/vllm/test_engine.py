@@ -8,7 +8,8 @@ import torch
 from agreement import agree, learners_logprobs
 
 from didact.core.backends.hf_generator import HFGenerator
-from didact.core.backends.models import load_model
+from didact.core.backends.models import ModelSpec, load_model
+from didact.core.backends.vllm_generator import VllmGenerator
 from didact.core.errors import RunError
 from didact.core.protocols import Request, Sampling
 
@@ -79,6 +80,38 @@ def test_without_seeds_samples_of_one_prompt_come_from_one_request(learner, serv
     served.seeded = True
     assert len({tuple(samples[at].tokens.tolist()) for at in (0, 2, 4)}) == 3
     assert agree(learner, twice, samples)
+
+
+def test_without_seeds_ranks_whose_random_states_are_alike_draw_differently(served, requests):
+    drawn = []
+    served.seeded = False
+    for rank in range(2):
+        torch.manual_seed(7)
+        mine = [Request(requests[0].context, seed=rank + at) for at in (10, 12, 14)]
+        drawn.append([s.tokens.tolist() for s in served.generate(mine, Sampling(max_tokens=20))])
+    served.seeded = True
+    assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize(("settings", "ends"), [(None, {2, 17}), ('{"eos_token_id": 2}', {2})])
+def test_a_response_ends_where_the_transformers_generator_ends_it(
+    spec, tokenizer, learner, kept, tmp_path, settings, ends
+):
+    """At the end tokens of the generation settings; without any, at those of the configuration."""
+    model = load_model(spec, tokenizer)
+    model.config.eos_token_id = 17
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "generation_config.json"
+    file.unlink() if settings is None else file.write_text(settings)
+    stored = ModelSpec(path=str(tmp_path))
+    assert set(HFGenerator(load_model(stored, tokenizer), tokenizer).ends.tolist()) == ends
+    kept.append(VllmGenerator(tokenizer, stored, max_model_len=256))
+    kept[-1].resume(learner, 0)
+    many = [Request(torch.arange(3, 9), seed=at) for at in range(24)]
+    samples = kept[-1].generate(many, Sampling(max_tokens=60))
+    assert {int(s.tokens[-1]) for s in samples if not s.truncated} == ends
+    assert all(len(s.tokens) == 60 for s in samples if s.truncated)
 
 
 def test_more_prompt_tokens_than_the_engine_reads_at_once_are_fine(learner, served):

@@ -26,12 +26,6 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(scope="session")
-def kept():
-    """Engines that stay: one that goes takes what all of a process share in vLLM with it."""
-    return []
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_of_a_family_arrive_and_are_sampled_from(family, requests, kept):
     settings, apart = FAMILIES[family]

@@ -13,6 +13,7 @@ import pytest
 from didact.configs import engines
 from didact.core.backends import vllm_engine, vllm_errors, vllm_limits
 from didact.core.backends.hf_generator import HFGenerator
+from didact.core.backends.models import ModelSpec
 from didact.core.errors import DidactError, RecipeError, RunError
 
 
@@ -183,6 +184,19 @@ def test_an_engine_on_gpus_is_told_how_much_memory(gpus):
 def test_ranks_bring_their_own_processes(gpus):
     given = vllm_engine._arguments(settings(ranks=2), "memory")
     assert given["distributed_executor_backend"] == "external_launcher"
+
+
+def test_end_tokens_are_those_that_transformers_reads_also_below_the_users_folder(
+    spec, tokenizer, monkeypatch, tmp_path
+):
+    made, _ = vllm_engine.described(spec, tokenizer)
+    made.eos_token_id = [2, 17]
+    made.save_pretrained(tmp_path / "m")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    stored = ModelSpec(path="~/m")
+    assert vllm_engine.described(stored, tokenizer)[1] == [2, 17]
+    (tmp_path / "m" / "generation_config.json").write_text('{"temperature": 0.6}')
+    assert vllm_engine.described(stored, tokenizer)[1] == []
 
 
 def test_logprobs_of_a_flat_output_are_the_sampled_tokens():
