@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import comb
@@ -152,8 +153,10 @@ def _aligned(asked: Sequence[Group], answered: Sequence[Group]) -> Sequence[Grou
     """The answers in the order of the problems; a problem whose rewards all failed has none."""
     if len(answered) == len(asked):
         return answered
-    by_prompt = {group.prompt.id: group for group in answered}
-    return [by_prompt.get(group.prompt.id, group) for group in asked]
+    left: dict[str, list[Group]] = defaultdict(list)  # a problem may be there more than once
+    for group in reversed(answered):
+        left[group.prompt.id].append(group)
+    return [left[group.prompt.id].pop() if left[group.prompt.id] else group for group in asked]
 
 
 def _answered(groups: Mapping[str, Group], bins: Mapping[str, str] | None) -> Answered:

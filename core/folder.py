@@ -120,6 +120,9 @@ class RunFolder:
 
     def truncate_logs(self, step: int) -> None:
         """Forget what was logged after a step, so that a resumed run continues its own record."""
+        for file in (self.path / "evaluation").glob("step-*.jsonl"):
+            if file.name > self.evaluation(step).name:
+                file.unlink()
         for name in ("metrics.jsonl", "trajectories.jsonl"):
             file = self.path / name
             if file.exists():

@@ -5,12 +5,14 @@ from itertools import combinations
 from math import comb
 
 import pytest
+import torch
 from conftest import TINY
 
 from didact.configs.evaluate import evaluate_recipe
 from didact.configs.resolve import checked
 from didact.core.errors import RecipeError
-from didact.core.evaluate import Answered, base_bins, difficulty, measures, pass_at_k
+from didact.core.evaluate import Answered, _aligned, base_bins, difficulty, measures, pass_at_k
+from didact.core.types import Group, Problem, Prompt
 
 EVALUATION = (
     "evaluation={task: {use: letters, split: test, size: 8}, samples: 4, ks: [1, 2], by: [level], "
@@ -133,3 +135,10 @@ def test_a_checkpoint_is_broken_down_by_the_base_difficulty_of_its_run(run, caps
 def test_a_breakdown_by_a_key_that_no_problem_has_is_refused():
     with pytest.raises(RecipeError, match=r"no problem has metadata 'levle' \(has: .*level"):
         evaluate_recipe("sft", [*TINY, EVALUATION.replace("by: [level]", "by: [levle]")])
+
+
+def test_copies_of_a_problem_have_answers_of_their_own_also_if_another_problem_has_none():
+    asked = [Group(Prompt(id, torch.arange(2), Problem(id, "?"))) for id in ("a", "a", "b")]
+    answered = [Group(group.prompt, signals={"at": at}) for at, group in enumerate(asked[:2])]
+    assert [group.signals.get("at") for group in _aligned(asked, answered)] == [0, 1, None]
+    assert [group.signals.get("at") for group in _aligned(asked, answered[1:])] == [1, None, None]

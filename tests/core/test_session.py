@@ -230,6 +230,15 @@ def test_a_last_line_without_its_end_does_not_swallow_the_next(tmp_path):
     assert log.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
+def test_a_resumed_run_forgets_evaluations_after_the_step_it_resumes_from(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.evaluation(0).parent.mkdir()
+    for step in (0, 2, 3):
+        folder.evaluation(step).write_text("{}")
+    folder.truncate_logs(2)
+    assert sorted(folder.evaluation(0).parent.iterdir()) == [*map(folder.evaluation, (0, 2))]
+
+
 def test_tensorboard_shows_each_step_of_a_resumed_run_once(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
