@@ -98,8 +98,8 @@ def _all_tables(found: Comparison) -> Iterable[Table]:
     if found.costs:
         yield tables.cost_table(found.costs, found.baseline, found.cells.budget)
         yield tables.stage_table(found.costs)
-    if found.overlap and found.evidence:
-        yield from tables.overlap_tables(found.overlap, len(found.evidence.questions))
+    if found.overlap:
+        yield from tables.overlap_tables(found.overlap)
     for label, rows in found.diffs.items():
         yield tables.diff_table(label, found.baseline, rows)
     yield tables.run_table(found.runs)

@@ -7,7 +7,9 @@ A comparison's folder holds `comparison.json` and the runs as `cells/<folder>/<s
                                            # if the folders are called like the methods
      "title": "…", "about": "…",           # optional
      "axis": "steps",                      # optional: the budget that all were given equally
-     "seeds": [0, 1, 2]}                   # optional: cells without a run are shown as missing
+     "seeds": [0, 1, 2],                   # optional: cells without a run are shown as missing
+     "matches": {"SFT": ["demonstrations", "GRPO"]},    # optional: who was to spend as much as whom
+     "outdated": ["SFT, seed 0"]}          # optional: runs of a recipe that has changed since
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ class Cells:
         labels: methods in order; the first is the baseline unless another is named.
         about: what is compared, and why.
         budget: the axis that was meant to be equal, None if nothing was said.
+        matches: by label, the axis and the method of which it was to spend as much.
+        outdated: runs whose recipe the comparison's file has changed since.
     """
 
     cells: tuple[Cell, ...]
@@ -53,6 +57,8 @@ class Cells:
     title: str = "Comparison"
     about: str = ""
     budget: str | None = None
+    matches: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    outdated: tuple[str, ...] = ()
 
     def read(self) -> list[RunRecord]:
         """Every cell's record, in order of labels and seeds."""
@@ -78,7 +84,11 @@ class Cells:
             raise DataError(f"{folder / 'comparison.json'}: {unknown('budget axis', axis, AXES)}")
         title = said.get("title") or folder.resolve().name
         about = said.get("about", "")
-        return Cells(tuple(found), tuple(places), said["baseline"], title, about, axis)
+        matches = {k: (a.replace("_", " "), of) for k, (a, of) in said.get("matches", {}).items()}
+        outdated = tuple(said.get("outdated", ()))
+        return Cells(
+            tuple(found), tuple(places), said["baseline"], title, about, axis, matches, outdated
+        )
 
     @staticmethod
     def of_runs(paths: Sequence[Path]) -> Cells:
@@ -142,7 +152,9 @@ def _joined(parts: Sequence[Cells]) -> Cells:
     budget = axes.pop() if len(axes) == 1 else None
     title = " · ".join(part.title for part in parts)
     about = " ".join(part.about for part in parts if part.about)
-    return Cells(cells, tuple(labels), parts[0].baseline, title, about, budget)
+    matches = {label: match for part in parts for label, match in part.matches.items()}
+    outdated = tuple(name for part in parts for name in part.outdated)
+    return Cells(cells, tuple(labels), parts[0].baseline, title, about, budget, matches, outdated)
 
 
 def _apart(runs: Sequence[Path]) -> list[list[Path]]:

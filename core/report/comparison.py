@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from didact.core.errors import DataError
+from didact.core.report.alike import unlike_bins, unlike_data
 from didact.core.report.answers import Browser, final_answers, training_samples
 from didact.core.report.cells import Cells
-from didact.core.report.costs import Cost, budget_notices, costs
+from didact.core.report.costs import Cost, budget_notices, costs, match_notices
 from didact.core.report.curves import Curves, curves
-from didact.core.report.evidence import Evidence, gather, unlike_bins
+from didact.core.report.evidence import Evidence, gather
 from didact.core.report.overlap import Overlap, overlap, recipe_diffs
 from didact.core.report.read import RunRecord
 from didact.core.report.scores import Score, final_scores, in_words, part_scores, pass_scores
@@ -75,7 +76,7 @@ def compared(cells: Cells) -> Comparison:
         passes=tuple(pass_scores(evidence)) if evidence else (),
         costs=tuple(spent),
         curves=curves(runs),
-        overlap=overlap(evidence) if evidence and len(evidence.labels) > 1 else None,
+        overlap=overlap(evidence) if final and evidence and len(evidence.labels) > 1 else None,
         diffs=recipe_diffs(runs, cells.baseline),
         answers=final_answers(evidence, runs) if evidence else None,
         training=training_samples(runs),
@@ -92,13 +93,21 @@ def _apart(evidence: Evidence | None) -> tuple[str, ...]:
 def _caveats(
     cells: Cells, runs: Sequence[RunRecord], evidence: Evidence | None, spent: Sequence[Cost]
 ) -> list[str]:
-    out = [*_states(runs)]
+    out = [*_states(runs), *unlike_data(runs)]
+    out += [
+        f"{name} ran by another recipe than its file says now: it has not run again since."
+        for name in cells.outdated
+    ]
     if evidence is None:
         out.append("No run has a usable final evaluation: there are no accuracies to compare.")
     else:
         out += _seed_caveats(cells.baseline, evidence)
         out += [*_question_caveats(evidence), *unlike_bins(runs)]
-    return out + budget_notices(spent, cells.baseline, cells.budget)
+    return [
+        *out,
+        *match_notices(spent, cells.matches),
+        *budget_notices(spent, cells.baseline, cells.budget),
+    ]
 
 
 def _states(runs: Sequence[RunRecord]) -> list[str]:
@@ -154,6 +163,6 @@ def _question_caveats(evidence: Evidence) -> list[str]:
     if len(texts) < count:
         out.append(
             f"{count - len(texts)} of {count} questions repeat another's text; they count as "
-            "questions of their own, which makes intervals a little too narrow."
+            "questions of their own, which makes intervals too narrow."
         )
     return out

@@ -157,6 +157,20 @@ def budget_notices(found: Sequence[Cost], baseline: str, budget: str | None) -> 
     return out
 
 
+def match_notices(found: Sequence[Cost], matches: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Which methods were to spend as much as another, by axis and label, but are over 5 % off."""
+    by = {cost.label: cost for cost in found}
+    out = []
+    for label, (axis, of) in matches.items():
+        if label in by and of in by:
+            mine, theirs = by[label].totals[axis], by[of].totals[axis]
+            if _differs(mine, theirs):
+                out.append(
+                    f"{label} was to have as many {axis} as {of}, but has {_times(mine, theirs)}."
+                )
+    return out
+
+
 def _differs(one: float, other: float) -> bool:
     if math.isnan(one) or math.isnan(other):
         return False

@@ -1,22 +1,19 @@
-"""What all finished runs answered, aligned: the same questions in columns, seeds in rows.
-
-Runs that cannot be compared are refused here, with the difference named.
-"""
+"""What all finished runs answered, aligned: the same questions in columns, seeds in rows."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from didact.core.errors import DataError
 from didact.core.evaluate import BINS
+from didact.core.report.alike import keyed, same_base, same_questions
 from didact.core.report.read import Row, RunRecord
 from didact.core.report.statistics import Array, pass_curve
 
@@ -31,8 +28,10 @@ class Evidence:
     Attributes:
         questions: keys of the questions, in the order of every array's columns.
         rows: of one run, for texts and metadata.
-        greedy: by method, success of the greedy answer [S, Q]; empty if some run has none.
-        correct, answers: by method, counts of sampled answers [S, Q]; empty if some run has none.
+        greedy: by method, success of the greedy answer [S, Q], nan where its reward failed; empty
+            if some run has none.
+        correct, answers: by method, counts of sampled answers [S, Q], without those whose rewards
+            failed; empty if some run has none.
         seeds: by method, the seeds in order of the arrays' rows.
         bins: base difficulty of every question as most runs measured it, or None.
         own_bins: by method, base difficulty as each seed's run measured it [S, Q].
@@ -56,8 +55,9 @@ class Evidence:
 
     @cached_property
     def samples(self) -> int:
-        """Sampled answers that every question has in every run."""
-        return min((int(counts.min()) for counts in self.answers.values()), default=0)
+        """Sampled answers that every run asked for; a question has fewer if rewards failed."""
+        asked = (int(counts.max(axis=1).min()) for counts in self.answers.values())
+        return min(asked, default=0)
 
     @cached_property
     def ks(self) -> tuple[int, ...]:
@@ -77,13 +77,26 @@ class Evidence:
         return f"avg@{self.samples}" if self.samples else "greedy"
 
     def values(self, label: str, metric: str) -> Array:
-        """A metric of a method for every seed and question, [S, Q]."""
+        """A metric of a method for every seed and question, [S, Q]; nan where it is not `known`."""
         if metric == "greedy":
             return self.greedy[label]
         correct, answers = self.correct[label], self.answers[label]
+        known, out = self.known(metric), np.full(correct.shape, np.nan)
+        correct, answers = correct[:, known], answers[:, known]
         if metric.startswith("avg@"):
-            return np.asarray(correct / answers, dtype=np.float64)
-        return pass_curve(correct, answers, int(metric.removeprefix("pass@")))
+            out[:, known] = correct / answers
+        else:
+            out[:, known] = pass_curve(correct, answers, int(metric.removeprefix("pass@")))
+        return out
+
+    def known(self, metric: str) -> NDArray[np.bool_]:
+        """Questions with answers enough for a metric in every run [Q]: rewards may have failed."""
+        if metric == "greedy":
+            there = [~np.isnan(success) for success in self.greedy.values()]
+        else:
+            least = int(metric.removeprefix("pass@")) if metric.startswith("pass@") else 1
+            there = [answers >= least for answers in self.answers.values()]
+        return np.asarray(np.concatenate(there).all(axis=0))
 
     def parts(self, key: str) -> dict[str, NDArray[np.int64]]:
         """Columns by the value of a metadata key, or of "bin", in natural order."""
@@ -120,123 +133,77 @@ def gather(runs: Sequence[RunRecord]) -> Evidence | None:
     used = [run for run in runs if run.answers is not None]
     if not used:
         return None
-    first = _keyed(used[0])
-    tables = {id(run): _same_questions(used[0], first, run) for run in used}
+    first = keyed(used[0])
+    tables = {id(run): same_questions(used[0], first, run) for run in used}
     said: list[str] = []
     labels = list(dict.fromkeys(run.label for run in used))
     by_label = {label: [run for run in used if run.label == label] for label in labels}
     rows = {label: [list(tables[id(run)].values()) for run in by_label[label]] for label in labels}
-    every = [row for seeds in rows.values() for table in seeds for row in table]
-    has_greedy = all(row["greedy"] is not None for row in every)
-    sampled = [bool(row["successes"]) for row in every]
-    if any(sampled) and not all(sampled):
-        said.append("some runs have no sampled answers: only greedy accuracy is compared.")
-    if len({len(row["successes"]) for row in every}) > 1 and all(sampled):
-        said.append("runs have different numbers of sampled answers per question.")
+    by = _by(used[0], list(first.values()))
+    greedy, sampled = _asked([table for seeds in rows.values() for table in seeds], said)
+    _many(by, list(first.values()), said)
     return Evidence(
         questions=tuple(first),
         rows=tuple(first.values()),
-        greedy={k: _array(v, lambda row: float(row["greedy"])) for k, v in rows.items()}
-        if has_greedy
-        else {},
+        greedy={k: _array(v, _greedy) for k, v in rows.items()} if greedy else {},
         correct={k: _counts(v, lambda row: int(sum(row["successes"]))) for k, v in rows.items()}
-        if all(sampled)
+        if sampled
         else {},
         answers={k: _counts(v, lambda row: len(row["successes"])) for k, v in rows.items()}
-        if all(sampled)
+        if sampled
         else {},
         seeds={label: tuple(run.seed for run in by_label[label]) for label in labels},
         own_bins={
             k: np.array([[str(r.get("bin")) for r in t] for t in v]) for k, v in rows.items()
         },
         bins=_bins([table for seeds in rows.values() for table in seeds], said),
-        by=_by(used[0], list(first.values())),
+        by=by,
         notices=tuple(said),
     )
 
 
-def same_base(runs: Sequence[RunRecord]) -> None:
-    """Refuse runs that start from different models.
+def _asked(tables: Sequence[Sequence[Row]], said: list[str]) -> tuple[bool, bool]:
+    """Whether every run was asked for greedy and for sampled answers; what is lacking is said.
 
     Raises:
-        DataError: names the two runs and what differs.
+        DataError: neither.
     """
-    starts: dict[Any, RunRecord] = {}
-    for run in runs:
-        start = run.manifest.get("start")
-        other = starts.setdefault(run.manifest.get("seed"), run) if start else run
-        if other.manifest.get("start") != start:
-            raise DataError(
-                f"these runs start from different models and cannot be compared: '{other.name}' "
-                f"from {_shown(other.manifest.get('start'))}, '{run.name}' from {_shown(start)}."
-            )
-    known = [run for run in runs if run.recipe]
-    for run in known[1:]:
-        for what in ("base", "policy"):
-            here, there = _base(known[0], what), _base(run, what)
-            if here != there:
-                raise DataError(
-                    f"these runs start from different models and cannot be compared: {what} of "
-                    f"'{known[0].name}' is {_shown(here)}, of '{run.name}' {_shown(there)}."
-                )
-
-
-def _base(run: RunRecord, what: str) -> Any:
-    if what == "base":
-        return run.recipe.get("base")
-    return (run.recipe.get("models") or {}).get("policy")
-
-
-def _shown(value: Any) -> str:
-    return "not named" if value is None else json.dumps(value, sort_keys=True, default=str)
-
-
-def _keyed(run: RunRecord) -> dict[str, Row]:
-    """Rows by id; an id that occurs again gets its number."""
-    seen: Counter[str] = Counter()
-    out = {}
-    for row in run.answers or ():
-        name = str(row["id"])
-        seen[name] += 1
-        out[name if seen[name] == 1 else f"{name}#{seen[name]}"] = row
-    return out
-
-
-def _same_questions(one: RunRecord, first: Mapping[str, Row], other: RunRecord) -> dict[str, Row]:
-    """The other run's rows in the order of the first's.
-
-    Raises:
-        DataError: they were asked different questions.
-    """
-    second = _keyed(other)
-    only = (
-        [key for key in first if key not in second],
-        [key for key in second if key not in first],
+    greedy = [any(row["greedy"] is not None for row in table) for table in tables]
+    sampled = [max(len(row["successes"]) for row in table) for table in tables]
+    if not all(greedy) and not all(sampled):
+        raise DataError("report: some runs have only greedy answers, and others only sampled ones.")
+    if any(greedy) and not all(greedy):
+        said.append("some runs have no greedy answers: only sampled ones are compared.")
+    if any(sampled) and not all(sampled):
+        said.append("some runs have no sampled answers: only greedy accuracy is compared.")
+    if len(set(sampled)) > 1 and all(sampled):
+        said.append("runs have different numbers of sampled answers per question.")
+    failed = sum(
+        n - len(row["successes"]) + (asked and row["greedy"] is None)
+        for table, asked, n in zip(tables, greedy, sampled, strict=True)
+        for row in table
     )
-    if any(only):
-        said = [
-            f"{len(keys)} only in '{run.name}' ({', '.join(keys[:3])}{', …' if keys[3:] else ''})"
-            for keys, run in zip(only, (one, other), strict=True)
-            if keys
-        ]
-        raise DataError(
-            f"these runs were evaluated on different questions and cannot be compared: "
-            f"{'; '.join(said)}."
+    if failed:
+        said.append(
+            f"answers of the final evaluations whose rewards failed: {failed}. Means are over a "
+            "question's other answers; a question with too few in some run is left out of that "
+            "measure for all."
         )
-    for key, row in first.items():
-        for what in ("question", "answer"):
-            if row[what] != second[key][what]:
-                raise DataError(
-                    f"these runs were evaluated on different questions and cannot be compared: the "
-                    f"{what} '{key}' is {_cut(row[what])} in '{one.name}' and "
-                    f"{_cut(second[key][what])} in '{other.name}'."
-                )
-    return {key: second[key] for key in first}
+    return all(greedy), all(sampled)
 
 
-def _cut(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:59] + "…"
+def _many(by: Sequence[str], rows: Sequence[Row], said: list[str]) -> None:
+    """Say which keys have more values than are shown."""
+    data = [row.get("metadata", {}) for row in rows]
+    named = [key for key in BENCHMARK_KEYS if all(key in each for each in data)]
+    for key in dict.fromkeys((*by, *named[:1])):
+        count = len({str(each.get(key)) for each in data})
+        if count > MOST_PARTS:
+            said.append(f"{key} has {count} values: the {MOST_PARTS} most frequent are shown.")
+
+
+def _greedy(row: Row) -> float:
+    return math.nan if row["greedy"] is None else float(row["greedy"])
 
 
 def _array(tables: Sequence[Sequence[Row]], value: Callable[[Row], float]) -> Array:
@@ -247,31 +214,20 @@ def _counts(tables: Sequence[Sequence[Row]], value: Callable[[Row], int]) -> NDA
     return np.array([[value(row) for row in table] for table in tables], dtype=np.int64)
 
 
-def unlike_bins(runs: Sequence[RunRecord]) -> list[str]:
-    """Runs of one seed measure base difficulty with the same model and the same random numbers; a
-    sentence for each run that found other bins than the first of its seed."""
-    first: dict[str, tuple[RunRecord, Mapping[str, Any]]] = {}
-    out = []
-    for run in runs:
-        bins = {key: row.get("bin") for key, row in _keyed(run).items()}
-        if not any(bins.values()):
-            continue
-        other, there = first.setdefault(run.seed, (run, bins))
-        unlike = sum(bins[key] != there.get(key) for key in bins)
-        if unlike:
-            out.append(
-                f"{run.name} measured other base difficulties than {other.name} on {unlike} of "
-                f"{len(bins)} questions, though a seed has one base model: its evaluation before "
-                "the first step had other settings, or ran on other software or hardware."
-            )
-    return out
-
-
 def _bins(tables: Sequence[Sequence[Row]], said: list[str]) -> tuple[str, ...] | None:
-    """Each question's difficulty: what most runs measured."""
-    votes = [Counter(row.get("bin") for row in rows) for rows in zip(*tables, strict=True)]
-    if any(None in vote for vote in votes):
+    """Each question's difficulty: what most runs measured; None if no run did."""
+    measured = [
+        [row["bin"] for row in rows if row.get("bin")] for rows in zip(*tables, strict=True)
+    ]
+    if not any(measured):
         return None
+    votes = [Counter(bins) for bins in measured]
+    blank = sum(len(bins) < len(tables) for bins in measured)
+    if blank:
+        said.append(
+            f"base difficulty was not measured in every run on {blank} of {len(votes)} questions: "
+            "a run without it is left out of that question's bin."
+        )
     unlike = sum(len(vote) > 1 for vote in votes)
     if unlike:
         said.append(
@@ -279,7 +235,7 @@ def _bins(tables: Sequence[Sequence[Row]], said: list[str]) -> tuple[str, ...] |
             f"{len(votes)} questions: accuracies are by each seed's own, answers are shown by "
             "what most found."
         )
-    return tuple(str(vote.most_common(1)[0][0]) for vote in votes)
+    return tuple(str(vote.most_common(1)[0][0]) if vote else "unknown" for vote in votes)
 
 
 def _by(run: RunRecord, rows: Sequence[Row]) -> tuple[str, ...]:

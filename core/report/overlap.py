@@ -22,11 +22,15 @@ class Overlap:
 
     Attributes:
         metric: the answers that were looked at.
-        solved: by method, of all questions, bool [Q].
+        solved: by method, of all questions that every run has it of, bool [Q].
     """
 
     metric: str
     solved: Mapping[str, NDArray[np.bool_]]
+
+    @property
+    def total(self) -> int:
+        return len(next(iter(self.solved.values())))
 
     @property
     def by_none(self) -> int:
@@ -51,13 +55,11 @@ class Overlap:
 
 def overlap(evidence: Evidence) -> Overlap:
     """Solved questions of every method: by the mean of its answers over seeds."""
-    return Overlap(
-        metric=evidence.main,
-        solved={
-            label: evidence.values(label, evidence.main).mean(axis=0) >= 0.5
-            for label in evidence.labels
-        },
-    )
+    metric, known = evidence.main, evidence.known(evidence.main)
+    means = {
+        label: evidence.values(label, metric)[:, known].mean(axis=0) for label in evidence.labels
+    }
+    return Overlap(metric, {label: mean >= 0.5 - 1e-9 for label, mean in means.items()})
 
 
 def recipe_diffs(runs: Sequence[RunRecord], baseline: str) -> dict[str, list[tuple[str, str, str]]]:

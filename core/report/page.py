@@ -219,9 +219,7 @@ def _costs(comparison: Comparison) -> str:
 
 
 def _overlap(comparison: Comparison) -> str:
-    if comparison.overlap is None or comparison.evidence is None:
-        return ""
-    found = tables.overlap_tables(comparison.overlap, len(comparison.evidence.questions))
+    found = tables.overlap_tables(comparison.overlap) if comparison.overlap else ()
     return "".join(table.html() for table in found)
 
 

@@ -77,11 +77,14 @@ def read_run(path: Path, label: str, seed: str) -> RunRecord:
     recipe = read_recipe(path)
     train, evaluations = read_metrics(path, said)
     at, answers = _answers(path, said)
-    finished = _finished(path, recipe, at)
+    finished = _finished(path, recipe, at, error)
     if error and finished:
         said.append("error.txt is there, but so is the final model: taken as finished.")
     if train and finished:
         _gaps(train, said)
+        if at is not None and at < max(train):
+            said.append(f"the newest evaluation is of step {at}, not of the last, {max(train)}.")
+            answers = None
     if finished and answers is None and recipe.get("evaluation"):
         said.append("no usable final evaluation: left out of all tables of accuracy.")
     return RunRecord(
@@ -136,11 +139,13 @@ def _manifest(path: Path, said: list[str]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _finished(path: Path, recipe: Mapping[str, Any], evaluated_at: int | None) -> bool:
+def _finished(
+    path: Path, recipe: Mapping[str, Any], evaluated_at: int | None, error: str | None
+) -> bool:
     """The final model is there, or (someone deleted it) the evaluation at the last step is."""
     if RunFolder(path).final.exists():
         return True
-    return evaluated_at is not None and evaluated_at == recipe.get("steps")
+    return error is None and evaluated_at is not None and evaluated_at == recipe.get("steps")
 
 
 def read_lines(file: Path, said: list[str]) -> Iterator[Row]:

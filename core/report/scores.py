@@ -56,9 +56,10 @@ def final_scores(evidence: Evidence, baseline: str) -> list[Score]:
     every = np.arange(len(evidence.questions))
     benchmarks = {"all": every, **evidence.benchmarks}
     found = [
-        _score(evidence, "final", label, baseline, metric, columns, benchmark=name)
+        _score(evidence, "final", label, baseline, metric, kept, benchmark=name)
         for metric in evidence.metrics
         for name, columns in benchmarks.items()
+        if len(kept := _known(evidence, metric, columns))
         for label in evidence.labels
     ]
     return _corrected(found)
@@ -68,8 +69,9 @@ def part_scores(evidence: Evidence, baseline: str) -> dict[str, list[Score]]:
     """The main metric by each metadata key and by base difficulty; no tests, only intervals."""
     found = {
         key: [
-            _score(evidence, "part", label, baseline, evidence.main, columns, part=f"{key}={name}")
+            _score(evidence, "part", label, baseline, evidence.main, kept, part=f"{key}={name}")
             for name, columns in evidence.parts(key).items()
+            if len(kept := _known(evidence, evidence.main, columns))
             for label in evidence.labels
         ]
         for key in evidence.by
@@ -81,8 +83,9 @@ def _bin_scores(evidence: Evidence, baseline: str) -> Iterator[Score]:
     """By base difficulty, which every seed measured for its own base model: the ratio of sums over
     a bin's seeds and questions, with the interval of its linearisation."""
     metric = evidence.main
+    known = evidence.known(metric)
     for name in BINS:
-        inside = {label: evidence.own_bins[label] == name for label in evidence.labels}
+        inside = {label: (evidence.own_bins[label] == name) & known for label in evidence.labels}
         columns = np.flatnonzero(np.any([mask.any(axis=0) for mask in inside.values()], axis=0))
         parts = {
             label: _centred(evidence.values(label, metric)[:, columns], mask[:, columns])
@@ -122,10 +125,16 @@ def pass_scores(evidence: Evidence) -> list[Score]:
         return []
     every = np.arange(len(evidence.questions))
     return [
-        _score(evidence, "pass", label, label, f"pass@{k}", every)
+        _score(evidence, "pass", label, label, f"pass@{k}", kept)
         for label in evidence.labels
         for k in evidence.ks
+        if len(kept := _known(evidence, f"pass@{k}", every))
     ]
+
+
+def _known(evidence: Evidence, metric: str, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those columns of which every run has the metric."""
+    return columns[evidence.known(metric)[columns]]
 
 
 def _score(

@@ -142,16 +142,21 @@ def stage_table(costs: Sequence[Cost]) -> Table:
     return Table("Seconds by stage", ["method", *names], rows)
 
 
-def overlap_tables(found: Overlap, total: int) -> list[Table]:
+def overlap_tables(found: Overlap) -> list[Table]:
     """How many questions each method solves, alone, and where another does not."""
     labels = list(found.solved)
     summary = [
-        [name, str(found.count(name)), str(found.only(name)), percent(found.count(name) / total)]
+        [
+            name,
+            str(found.count(name)),
+            str(found.only(name)),
+            percent(found.count(name) / found.total),
+        ]
         for name in labels
     ]
     notes = [
         f"A question counts as solved if at least half of a method's answers ({found.metric}, all "
-        f"seeds) are right. Of {total:,} questions all methods solve {found.by_all:,}, none "
+        f"seeds) are right. Of {found.total:,} questions all methods solve {found.by_all:,}, none "
         f"solves {found.by_none:,}."
     ]
     first = Table(

@@ -72,6 +72,31 @@ def test_a_cut_off_evaluation_is_left_out_and_reported_not_refused(tmp_path, mad
     assert "left out of all tables of accuracy" in page
 
 
+def test_an_evaluation_from_before_the_last_step_is_not_taken_for_the_final_one(run):
+    last_evaluation(run).unlink()
+    found = read_run(run, "grpo", "0")
+    assert found.status == "finished" and found.answers is None
+    assert any("newest evaluation is of step 10, not of the last, 20" in n for n in found.notices)
+
+
+def test_a_run_that_failed_at_its_end_is_not_taken_for_finished(run):
+    shutil.rmtree(run / "final")
+    (run / "error.txt").write_text("OSError: no room")
+    assert read_run(run, "grpo", "0").status == "failed"
+
+
+def test_a_file_that_changed_between_two_runs_is_told(tmp_path, made, run):
+    runs = both(tmp_path, made, run)
+    for folder, found in zip(runs, ("aa", "bb"), strict=True):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "data": {"task": found}}))
+        edit(folder, task={"use": "jsonl", "path": "train.jsonl"})
+    said = [text for text in compared(find_cells(runs)).caveats if "another file" in text]
+    assert len(said) == 1 and "the same as task" in said[0]
+    edit(runs[1], task={"use": "jsonl", "path": "other.jsonl"})
+    assert not [text for text in compared(find_cells(runs)).caveats if "another file" in text]
+
+
 def test_a_failed_run_says_so_with_its_error(comparison, tmp_path, made):
     folder = shutil.copytree(comparison, tmp_path / "copy", ignore=shutil.ignore_patterns("report"))
     bad = folder / "cells" / "relift" / "1"
