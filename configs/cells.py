@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from didact.configs.comparison import Cell, slug
 from didact.configs.document import Place, assign
@@ -18,8 +19,9 @@ State = Literal["new", "begun", "changed", "done"]
 
 
 def state_of(cell: Cell) -> State:
-    """Whether the folder holds this very recipe from the same model, and was trained to the end."""
-    from didact.configs.launch import start_of
+    """Whether the folder holds this very recipe, from the same model and with the same data, and
+    was trained to the end."""
+    from didact.configs.launch import data_of, start_of
 
     folder, registry = cell.folder, load()
     if not folder.recipe.exists():
@@ -27,18 +29,21 @@ def state_of(cell: Cell) -> State:
     recipe = check(cell.document, registry)
     if folder.recipe.read_text(encoding="utf-8") != as_yaml(resolved(recipe)):
         return "changed"
-    if _start(folder) not in (None, start_of(recipe, registry)):
+    began = _began(folder)
+    if began.get("start") not in (None, start_of(recipe, registry)):
+        return "changed"
+    data = data_of(recipe)
+    if any(data.get(name, found) != found for name, found in began.get("data", {}).items()):
         return "changed"
     return "done" if folder.final.exists() else "begun"
 
 
-def _start(folder: RunFolder) -> str | None:
-    """What the run began with; None if its manifest is missing or cut off."""
+def _began(folder: RunFolder) -> Mapping[str, Any]:
+    """What the run began with; nothing if its manifest is missing or cut off."""
     try:
-        found = json.loads(folder.manifest.read_text(encoding="utf-8")).get("start")
+        return dict(json.loads(folder.manifest.read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return None if found is None else str(found)
+        return {}
 
 
 def fill_match(cell: Cell, said: list[str]) -> bool:

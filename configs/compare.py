@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from didact.configs.cells import fill_match, put_aside, state_of
@@ -15,6 +15,7 @@ from didact.configs.estimate import estimate
 from didact.configs.pool import Ended, Pool
 from didact.configs.summary import print_summary
 from didact.core.errors import DidactError, RecipeError, RunError
+from didact.core.folder import replacing
 
 
 def run_comparison(
@@ -40,9 +41,19 @@ def run_comparison(
         RunError: cells failed. The others are done, and the report is there.
     """
     comparison = load_comparison(source)
+    if len(set(seeds)) != len(seeds):
+        raise RecipeError(f"seeds must differ, they are the repetitions: {list(seeds)}")
     if seeds:
-        comparison = Comparison.model_validate({**comparison.model_dump(), "seeds": list(seeds)})
+        comparison = comparison.model_copy(update={"seeds": list(seeds)})
     todo = cells(comparison, out, only)
+    ran = {cell.label for cell in todo}
+    old = outdated(comparison, out, ran)
+    for cell in todo:
+        if cell.match and (cell.match.of, cell.seed) in old:
+            raise RecipeError(
+                f"{cell.name} is to match '{cell.match.of}', which has changed since it ran: "
+                "name it with --only too."
+            )
     console = Console()
     if dry_run:
         for line in estimate(todo):
@@ -50,16 +61,7 @@ def run_comparison(
         return None
     gpus = shared_gpus(todo)
     out.mkdir(parents=True, exist_ok=True)
-    labels = list(comparison.methods)
-    record = {
-        "title": comparison.title or source,
-        "about": comparison.about,
-        "baseline": comparison.baseline or labels[0],
-        "labels": {label: slug(label) for label in labels},
-        "seeds": comparison.seeds,
-        "axis": comparison.axis,
-    }
-    (out / "comparison.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    _record(comparison, source, out, old)
     most = jobs or max(len(gpus) // max(comparison.gpus, 1), 1)
     try:
         failed = run_cells(todo, most, gpus, console)
@@ -68,12 +70,46 @@ def run_comparison(
         raise
     from didact.core.report import build_report
 
-    report = build_report([out], out)
+    _record(comparison, source, out, outdated(comparison, out, ran))
+    said = "".join(f"failed: {name}: {reason}\n" for name, reason in failed.items())
+    try:
+        report = build_report([out], out)
+    except DidactError as error:
+        if failed:
+            raise RunError(f"{said}no report: {error}") from None
+        raise
     print_summary(todo)
     if failed:
-        said = "\n".join(f"failed: {name}: {reason}" for name, reason in failed.items())
-        raise RunError(f"{said}\n{len(failed)} of {len(todo)} cells failed; report: {report}")
+        raise RunError(f"{said}{len(failed)} of {len(todo)} cells failed; report: {report}")
     return report
+
+
+def outdated(comparison: Comparison, out: Path, ran: Collection[str]) -> list[tuple[str, int]]:
+    """Method and seed of the runs that are in the folder, and so in the report, by another recipe
+    than the file says now: only `ran` methods were asked for."""
+    others = [k for k in comparison.methods if k not in ran and (out / "cells" / slug(k)).exists()]
+    there = cells(comparison, out, others) if others else []
+    for cell in there:
+        fill_match(cell, [])
+    return [(cell.label, cell.seed) for cell in there if state_of(cell) == "changed"]
+
+
+def _record(comparison: Comparison, source: str, out: Path, old: Sequence[tuple[str, int]]) -> None:
+    """Write down what is compared, for the report."""
+    labels = list(comparison.methods)
+    matches = {k: [m.match.axis, m.match.of] for k, m in comparison.methods.items() if m.match}
+    record = {
+        "title": comparison.title or source,
+        "about": comparison.about,
+        "baseline": comparison.baseline or labels[0],
+        "labels": {label: slug(label) for label in labels},
+        "seeds": comparison.seeds,
+        "axis": comparison.axis,
+        "matches": matches,
+        "outdated": [f"{label}, seed {seed}" for label, seed in old],
+    }
+    with replacing(out / "comparison.json") as new:
+        new.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def shared_gpus(todo: Sequence[Cell]) -> list[str]:

@@ -57,7 +57,7 @@ def train_recipe(
     with folder.held() if world.rank == 0 else contextlib.nullcontext():
         if world.rank == 0:
             folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
-            _same_start(folder, start_of(recipe, registry), _data(recipe))
+            _same_start(folder, start_of(recipe, registry), data_of(recipe))
         world.barrier()
         if resume and not folder.states():
             console.say(f"{folder.path}: no state to resume from, starting at the first step")
@@ -135,7 +135,7 @@ def _same_start(folder: RunFolder, start: str, data: Mapping[str, str]) -> None:
         )
 
 
-def _data(recipe: Recipe) -> dict[str, str]:
+def data_of(recipe: Recipe) -> dict[str, str]:
     """The SHA-256 of every data file, by where in the recipe its task is."""
     evaluated = recipe.evaluation.task if recipe.evaluation else None
     tasks = {"task": recipe.task, "evaluation": evaluated}
@@ -166,7 +166,7 @@ def start_of(recipe: Recipe, registry: Registry, above: tuple[str, ...] = ()) ->
     if recipe.base in above:
         raise RecipeError(f"base: '{recipe.base}' is made from itself.")
     base = check(read(recipe.base, [f"seed={recipe.seed}"]), registry)
-    told = [as_yaml(resolved(base)), *_data(base).values()]
+    told = [as_yaml(resolved(base)), *data_of(base).values()]
     if base.base is not None:
         told.append(start_of(base, registry, (*above, recipe.base)))
     made = hashlib.sha256("".join(told).encode()).hexdigest()[:12]
@@ -251,7 +251,7 @@ def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) 
 def _write_manifest(folder: RunFolder, opened: Opened) -> None:
     plugins = opened.registry.versions()
     recipe = opened.recipe
-    record = manifest(seed=recipe.seed, plugins=plugins, data=_data(recipe))
+    record = manifest(seed=recipe.seed, plugins=plugins, data=data_of(recipe))
     record["start"] = start_of(recipe, opened.registry)
     record["recipe"] = hashlib.sha256(as_yaml(resolved(recipe)).encode()).hexdigest()
     with replacing(folder.manifest) as new:

@@ -12,10 +12,11 @@ from conftest import TINY
 from didact.configs.cells import spent, state_of
 from didact.configs.compare import run_comparison
 from didact.configs.comparison import cells, load_comparison
-from didact.configs.document import locate
+from didact.configs.document import Place, assign, locate
 from didact.configs.estimate import estimate
-from didact.configs.launch import train_recipe
-from didact.configs.load import load_recipe
+from didact.configs.launch import data_of, train_recipe
+from didact.configs.load import check, load_recipe
+from didact.configs.resolve import as_yaml, resolved
 from didact.configs.summary import print_summary
 from didact.core.errors import RecipeError, RunError
 from didact.core.folder import RunFolder
@@ -113,6 +114,52 @@ def test_finished_cells_are_reused_and_changed_ones_run_again(finished, tmp_path
     assert len(list((copy / "cells" / "one").glob("*"))) == 3  # seed 0, seed 1, and 0.replaced
     old = RunFolder(copy / "cells" / "one" / "0.replaced").recipe.read_text()
     assert old == RunFolder(out / "cells" / "one" / "0").recipe.read_text()
+
+
+def test_a_finished_cell_runs_again_when_its_data_has_changed(finished, tmp_path):
+    cell = cells(load_comparison(finished[0]), shutil.copytree(finished[1], tmp_path / "out"))[0]
+    assert state_of(cell) == "done"
+    (tmp_path / "train.jsonl").write_text("{}")
+    task = {"use": "jsonl", "path": str(tmp_path / "train.jsonl")}
+    assign(cell.document, "task", task, Place("test", 0))
+    recipe = check(cell.document, load())
+    cell.folder.recipe.write_text(as_yaml(resolved(recipe)))
+    manifest = json.loads(cell.folder.manifest.read_text())
+    cell.folder.manifest.write_text(json.dumps({**manifest, "data": data_of(recipe)}))
+    assert state_of(cell) == "done"
+    (tmp_path / "train.jsonl").write_text("{} ")
+    assert state_of(cell) == "changed"
+
+
+def test_runs_of_an_older_file_are_told_in_the_report_and_not_matched(finished, tmp_path):
+    file, out, _ = finished
+    copy = shutil.copytree(out, tmp_path / "out")
+    changed = Path(file).read_text().replace("One: sft", "One: {recipe: sft, set: {steps: 3}}")
+    (tmp_path / "mine.yaml").write_text(changed)
+    report = run_comparison(str(tmp_path / "mine.yaml"), copy, only=["Same"])
+    assert "One, seed 1 ran by another recipe than its file says now" in report.read_text()
+    with pytest.raises(RecipeError, match="'One', which has changed since it ran: name it with"):
+        run_comparison(str(tmp_path / "mine.yaml"), copy, only=["Half"])
+    report = run_comparison(file, copy, only=["Same"])
+    assert "ran by another recipe" not in report.read_text()
+
+
+def test_a_method_that_did_not_get_what_it_was_to_match_is_told(finished, tmp_path):
+    file, out, _ = finished
+    assert "was to have as many" not in (out / "report.md").read_text()
+    text = Path(file).read_text().replace("prompts: 2, steps: 9", "prompts: 2, steps: 3")
+    (tmp_path / "mine.yaml").write_text(text)
+    copy = shutil.copytree(out, tmp_path / "out")
+    report = run_comparison(str(tmp_path / "mine.yaml"), copy, only=["One", "Half"])
+    assert "Half was to have as many demonstrations as One, but has 0.75x." in report.read_text()
+
+
+def test_why_cells_failed_is_told_also_when_there_is_nothing_to_report(tmp_path):
+    file = comparison(
+        tmp_path, "  One: {recipe: sft, set: {task: {use: jsonl, path: none.jsonl}}}\n"
+    )
+    with pytest.raises(RunError, match=r"failed: One / seed 0: .*none.jsonl.*\n.*\nno report: "):
+        run_comparison(file, tmp_path / "out")
 
 
 def test_a_dry_run_lists_cells_and_runs_nothing(tmp_path, capsys):
@@ -281,3 +328,8 @@ def test_what_would_mix_two_runs_is_refused(tmp_path, methods, more, message):
         (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(RecipeError, match=message):
         load_comparison(file)
+
+
+def test_seeds_of_the_command_line_must_differ_too(tmp_path):
+    with pytest.raises(RecipeError, match="seeds must differ"):
+        run_comparison(comparison(tmp_path, "  A: sft\n"), tmp_path / "out", seeds=[1, 1])
