@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from didact.core.backends.driver import driver, hidden, no_gpu, outdated
+from didact.core.errors import PluginError
 from didact.plugins.manager import API, load
 from didact.plugins.recipes import recipe_files
 from didact.plugins.registry import Plugin, Registry
@@ -156,7 +157,7 @@ def examine() -> tuple[list[str], list[Finding]]:
         registry = load(conflicts=conflicts)
     known = facts()
     lines = [*_environment(known), "", *_plugins(registry)]
-    found = [*judged(known, requires("didact") or []), *_of_plugins(registry)]
+    found = [*judged(known, requires("didact") or []), *_of_plugins(registry), *_of_parts(registry)]
     return lines, found + [Finding("error", text) for text in conflicts]
 
 
@@ -202,6 +203,24 @@ def _of_plugins(registry: Registry) -> Iterator[Finding]:
             )
         elif _adds_nothing(registry, plugin):
             yield Finding("warning", f"{who} registers nothing; is @hookimpl missing?")
+
+
+def _of_parts(registry: Registry) -> Iterator[Finding]:
+    """Packages that plug-ins need and do not have, and parts whose settings cannot be read."""
+    for plugin in registry.plugins.values():
+        for text in requires(plugin.package) or ():
+            need = Requirement(text)
+            if need.marker and not need.marker.evaluate({"extra": ""}):
+                continue
+            have = _version(need.name)
+            if not have or not need.specifier.contains(have, prereleases=True):
+                told = f"there is {have}" if have else "it is not installed"
+                yield Finding("error", f"plug-in '{plugin.name}' needs {text}; {told}.")
+    for entry in registry.entries():
+        try:
+            assert entry.origin == "didact" or entry.params
+        except PluginError as error:
+            yield Finding("error", f"plug-in '{entry.origin}': {error}")
 
 
 def _adds_nothing(registry: Registry, plugin: Plugin) -> bool:

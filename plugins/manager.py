@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import traceback
 import warnings
@@ -17,6 +18,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from didact.core.errors import PluginError
 from didact.plugins import hookspecs
 from didact.plugins.registry import HOOKS, Plugin, Registry
+from didact.plugins.spec import CALLED
 
 GROUP = "didact"
 API = 1
@@ -34,9 +36,10 @@ def load(
 ) -> Registry:
     """Fill a registry: built-ins, then installed entry points, then `extra` objects.
 
-    An installed plug-in that fails to import, misspells a hook, declares another API or raises
-    while it registers adds nothing and is a warning here; it is an error, with its traceback, once
-    a recipe asks for a part that does not exist (it may well have been that plug-in's).
+    An installed plug-in that fails to import, misspells a hook, declares another API, raises while
+    it registers or registers what is no part adds nothing and is a warning here; it is an error,
+    with its traceback, once a recipe asks for a part that does not exist (it may well have been
+    that plug-in's).
 
     Args:
         conflicts: takes the conflicts between plug-ins as text, so that they are not raised.
@@ -107,13 +110,13 @@ def _loaded(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[Plugin, l
         module = point.load()
         plugin = replace(plugin, seconds=time.perf_counter() - began, api=declared_api(module))
         return plugin, _staged(manager, module, point.name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that was meant to be run leaves
         reason = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
         said = str(error) if isinstance(error, PluginError) else reason
         return replace(plugin, problem=said, trace=_trace(error)), []
 
 
-def _trace(error: Exception) -> str:
+def _trace(error: BaseException) -> str:
     """The frames of a failure that are not ours, nor those of the import machinery."""
     told = traceback.TracebackException.from_exception(error)
     ours = (__file__, "importlib", "pluggy")
@@ -151,7 +154,7 @@ def _staged(manager: pluggy.PluginManager, plugin: Any, name: str) -> list[Stage
         for kind, hook in HOOKS.items():
             for impl in getattr(manager.hook, hook).get_hookimpls():
                 if impl.plugin is plugin:
-                    impl.function(partial(_stage, parts, kind))
+                    _silent(hook, impl.function(partial(_stage, parts, kind)))
         return parts
     except pluggy.PluginValidationError as error:
         raise PluginError(str(error)) from error
@@ -159,7 +162,36 @@ def _staged(manager: pluggy.PluginManager, plugin: Any, name: str) -> list[Stage
         manager.unregister(plugin)
 
 
+def _silent(hook: str, returned: object) -> None:
+    """Refuse a hook that gives its parts back, or that is a coroutine or generator and never ran.
+
+    Raises:
+        PluginError: it returned something.
+    """
+    if returned is not None:
+        raise PluginError(
+            f"its hook '{hook}' returned a {type(returned).__name__}; a hook is a plain function "
+            f"that calls register(name, part) for each part, and returns nothing."
+        )
+
+
 def _stage(parts: list[Staged], kind: str, name: str, factory: Callable[..., Any]) -> None:
+    """Take note of a part.
+
+    Raises:
+        PluginError: that is no name, or nothing that can be called to make or be a part.
+    """
+    if not isinstance(name, str) or not name or not callable(factory):
+        said = f"register({name!r}, {factory!r}) does not register a {kind} by name and part."
+        raise PluginError(said)
+    if inspect.iscoroutinefunction(factory):
+        raise PluginError(f"its {kind} '{name}' is an async function; parts are called plainly.")
+    made = kind not in CALLED and not inspect.isclass(factory) and not inspect.isroutine(factory)
+    if made and not isinstance(factory, partial):
+        raise PluginError(
+            f"its {kind} '{name}' is an object of {type(factory).__name__}; register the class, "
+            f"which is made anew with a recipe's settings."
+        )
     parts.append((kind, name, factory))
 
 

@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, create_model
 
 from didact.core import protocols
 from didact.core.errors import PluginError
@@ -46,7 +46,21 @@ def params_of(kind: str, factory: Callable[..., Any]) -> type[BaseModel]:
 
     Of a class they are the constructor's parameters; of a function of data the keyword-only ones;
     of any other function all. A parameter annotated with one of our protocols is itself a part.
+
+    Raises:
+        PluginError: a type cannot be looked up, or no recipe could give such a setting.
     """
+    name = getattr(factory, "__name__", "part")
+    try:
+        return _params(kind, name, factory)
+    except (NameError, TypeError, ValueError, PydanticUserError) as error:
+        hint = "; import types outside of TYPE_CHECKING" if isinstance(error, NameError) else ""
+        raise PluginError(
+            f"{kind} '{name}': its settings cannot be read off its signature: {error}{hint}."
+        ) from error
+
+
+def _params(kind: str, name: str, factory: Callable[..., Any]) -> type[BaseModel]:
     is_class = inspect.isclass(factory)
     hints = hints_of(factory)
     only_keywords = kind in CALLED and not is_class
@@ -57,7 +71,6 @@ def params_of(kind: str, factory: Callable[..., Any]) -> type[BaseModel]:
         and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         and (p.kind is p.KEYWORD_ONLY or not only_keywords)
     }
-    name = getattr(factory, "__name__", "part")
     taken = {"use", *RESERVED.get(kind, ())} & declared.keys()
     if taken:
         raise PluginError(

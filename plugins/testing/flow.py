@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from didact.core.codec import encode
 from didact.core.errors import RecipeError
+from didact.core.protocols import Names
 from didact.core.score import Weighted
 from didact.core.types import Group, Problem, Trajectory
 from didact.plugins.testing.data import (
@@ -21,7 +23,7 @@ from didact.plugins.testing.data import (
     trajectory,
 )
 from didact.plugins.testing.part import Part, demand
-from didact.plugins.testing.state import reloaded, sent
+from didact.plugins.testing.state import picture, reloaded, sent
 from didact.rewards.each import each
 
 
@@ -58,11 +60,18 @@ def source_gives_trajectories_for_each_group(part: Part) -> None:
     """One sequence for each group, in order, of whole trajectories; no groups, nothing."""
     source = part.make()
     given = groups()
+    before = picture(given)
     found = source.extend(given, make_run(buffer=Shelf))
+    demand(picture(given) == before, "it changed the groups it was given")
+    demand(isinstance(found, Sequence), f"returned a {type(found).__name__}, not a sequence")
     demand(len(found) == len(given), f"{len(found)} sequences for {len(given)} groups")
+    adds: Names = getattr(source, "adds", frozenset())
+    demand(isinstance(adds, frozenset), f"'adds' is {adds!r}, not a frozenset of names")
     for group, members in zip(given, found, strict=True):
         for member in members:
             _whole(member, group.prompt.id)
+            lacking = sorted(adds - {*member.signals, *member.columns, "members"})
+            demand(not lacking, f"it declares that it adds {', '.join(lacking)}, and does not")
     made = sum(map(len, found))
     demand(made > 0, "it gave no trajectory at all; give it settings in its example")
     demand(len(source.extend([], make_run(buffer=Shelf))) == 0, "no groups gave trajectories")
@@ -71,8 +80,9 @@ def source_gives_trajectories_for_each_group(part: Part) -> None:
 def source_is_decided_by_the_seed(part: Part) -> None:
     """The same seed and step give the same tokens: alone, together, or spread over ranks."""
     given = groups()
-    whole = _texts(part.make().extend(given, make_run(buffer=Shelf)))
-    again = _texts(part.make().extend(given, make_run(buffer=Shelf)))
+    source = part.make()
+    whole = _texts(source.extend(given, make_run(buffer=Shelf)))
+    again = _texts(_as_resumed(source, part.make()).extend(given, make_run(buffer=Shelf)))
     demand(whole == again, "the same seed gave other trajectories")
     ranks = _texts(part.make().extend(given, make_run(buffer=Shelf, ranks=3)))
     demand(whole == ranks, "on three ranks it gave other trajectories")
@@ -108,29 +118,40 @@ def stage_turns_groups_into_groups(part: Part) -> None:
         names = getattr(stage, which)
         good = isinstance(names, frozenset) and all(isinstance(name, str) for name in names)
         demand(good, f"'{which}' is {names!r}, not a frozenset of names")
-    before = [_state(group) for group in given]
-    found = list(stage(given, make_run(buffer=Shelf)))
+    before, known = picture(given), _names(given)
+    found = stage(given, make_run(buffer=Shelf))
+    demand(isinstance(found, Sequence), f"returned a {type(found).__name__}, not a sequence")
     demand(
         all(isinstance(group, Group) for group in found), "it returned something else than groups"
     )
-    after = [_state(group) for group in given]
-    demand(before == after, "it changed the groups it was given")
+    demand(picture(given) == before, "it changed the groups it was given")
+    secret = sorted(_names(found) - known - stage.adds)
+    demand(not secret, f"it adds {', '.join(secret)} and does not declare it in 'adds'")
     members = [member for group in found for member in group.leaving()]
+    odd = sorted({n for m in members for n, v in m.signals.items() if not math.isfinite(v)})
+    demand(not odd, f"signals that are no finite numbers: {', '.join(odd)}")
     for name in sorted(stage.adds - {"members", "feedback"}) if members else ():
         there = any(name in m.signals or name in m.columns for m in members)
         demand(there, f"it declares that it adds '{name}', and does not")
 
 
-def _state(group: Group) -> tuple[object, ...]:
-    signals = [dict(member.signals) for member in group.members]
-    columns = [{name: id(held) for name, held in m.columns.items()} for m in group.members]
-    return group.members, dict(group.signals), signals, columns
+def _as_resumed(used: Any, fresh: Any) -> Any:
+    """The used part, which must be as good as a fresh one, unless a checkpoint holds its state."""
+    return fresh if hasattr(used, "state_dict") else used
+
+
+def _names(given: Sequence[Group]) -> set[str]:
+    """Signals and columns that groups and their members carry."""
+    members = [member for group in given for member in group.leaving()]
+    return {name for m in members for name in (*m.signals, *m.columns)}
 
 
 def stage_is_repeatable_and_bears_nothing(part: Part) -> None:
     """Twice the same from the same run; no groups and groups without members are no error."""
+    stage = _stage(part)
     first, second = (
-        [_seen(group) for group in _stage(part)(groups(), make_run(buffer=Shelf))] for _ in range(2)
+        [_seen(group) for group in one(groups(), make_run(buffer=Shelf))]
+        for one in (stage, _as_resumed(stage, _stage(part)))
     )
     demand(first == second, "with the same seed it gives two results")
     _stage(part)([], make_run(buffer=Shelf))
@@ -202,6 +223,7 @@ def buffer_gives_what_it_was_given(part: Part) -> None:
     buffer = part.make()
     demand(len(buffer) == 0 and not list(buffer.sample(4)), "a new buffer is not empty")
     rows = _rows()
+    before = picture(rows)
     buffer.add([])
     buffer.add(iter(rows))
     demand(0 < len(buffer) <= len(rows), f"it holds {len(buffer)} of {len(rows)} trajectories")
@@ -216,6 +238,7 @@ def buffer_gives_what_it_was_given(part: Part) -> None:
         demand(len(drawn) <= min(count, held), f"sample({count}) of {held} gave {len(drawn)}")
         demand(len({id(row) for row in drawn}) == len(drawn), "a draw gave a trajectory twice")
         demand(all(id(row.tokens) in known for row in drawn), "it gave what it was never given")
+    demand(picture(rows) == before, "it changes the trajectories it is given")
 
 
 def buffer_survives_a_checkpoint(part: Part) -> None:

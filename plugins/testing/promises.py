@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 import signal
 import threading
 import traceback
@@ -10,8 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
-from didact.plugins.testing import advantages, flow, losses, providers
+import numpy
+import torch
+
+from didact.core.bind import columns_of
+from didact.plugins.spec import CALLED
+from didact.plugins.testing import advantages, flow, losses, providers, rules
 from didact.plugins.testing.part import Broken, Part, demand, settings_of
+from didact.plugins.testing.state import picture
 
 Promise = Callable[[Part], None]
 
@@ -33,6 +40,10 @@ def part_has_settings_that_a_recipe_can_give(part: Part) -> None:
         if name in signature and signature[name].annotation is inspect.Parameter.empty
     ]
     demand(not untyped, f"settings without a type: {', '.join(untyped)}")
+    read = columns_of(part.entry.factory) if part.entry.kind in CALLED - {"critic"} else ()
+    none = inspect.Parameter.empty
+    meant = [name for name in read if name in signature and signature[name].default is not none]
+    demand(not meant, f"{', '.join(meant)} has a default, but no '*' before it makes it a setting")
 
 
 GENERAL: tuple[Promise, ...] = (part_is_documented, part_has_settings_that_a_recipe_can_give)
@@ -53,6 +64,10 @@ PROMISES: Mapping[str, tuple[Promise, ...]] = {
         losses.weight_does_not_depend_on_order_or_micro_batches,
         losses.weight_is_finite_on_degenerate_input,
         losses.tensor_function_is_pure,
+    ),
+    "rule": (
+        rules.rule_says_what_it_reads,
+        rules.rule_does_not_depend_on_order_micro_batches_or_padding,
     ),
     "advantage": (
         advantages.advantage_returns_what_it_declares,
@@ -78,6 +93,7 @@ PROMISES: Mapping[str, tuple[Promise, ...]] = {
     ),
     "buffer": (flow.buffer_gives_what_it_was_given, flow.buffer_survives_a_checkpoint),
     "task": (flow.task_is_an_indexable_collection,),
+    "observer": (providers.observer_listens_to_events_that_exist,),
 }
 """What each kind promises beside being documented; other kinds promise nothing more."""
 
@@ -96,7 +112,7 @@ def kept(part: Part, promise: Promise) -> None:
     head = f"{part.entry.kind} '{part.entry.name}' of '{part.entry.origin}'"
     said = promise.__name__.replace("_", " ")
     try:
-        with within(part.example.seconds):
+        with within(part.example.seconds), undisturbed():
             promise(part)
     except Broken as broken:
         raise Broken(f"{head}: {said}: {broken}") from broken.__cause__
@@ -121,6 +137,19 @@ def check(part: Part) -> None:
             broken.append(str(error))
     if broken:
         raise Broken("\n".join(broken))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Raise `Broken` if the block draws from a random generator that all share, or seeds it."""
+    before = _shared()
+    yield
+    demand(_shared() == before, "it draws from a global random generator, or seeds it")
+
+
+def _shared() -> list[object]:
+    """The states of the generators of Python, numpy and torch."""
+    return [random.getstate(), picture(numpy.random.get_state()), torch.get_rng_state().tolist()]
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
+from didact.core.observe import Observer
 from didact.core.protocols import Failed
 from didact.core.types import Feedback, Trajectory
 from didact.plugins.testing.data import (
@@ -18,7 +20,7 @@ from didact.plugins.testing.data import (
     trajectory,
 )
 from didact.plugins.testing.part import Part, demand
-from didact.plugins.testing.state import sent
+from didact.plugins.testing.state import picture, sent
 
 LONG = "7 and so on. " * 2000
 
@@ -39,7 +41,11 @@ def samples(part: Part) -> list[Trajectory]:
 def reward_is_one_number_or_failure_per_trajectory(part: Part) -> None:
     """As many values as trajectories, each finite or `Failed`; no trajectories, no values."""
     reward, rows = part.make(), samples(part)
-    values = list(reward(rows))
+    before = picture(rows)
+    given = reward(rows)
+    demand(picture(rows) == before, "it changes the trajectories it is given, or their order")
+    demand(not isinstance(given, Mapping | Set), f"returned a {type(given).__name__}, no sequence")
+    values = list(given)
     demand(len(values) == len(rows), f"{len(values)} values for {len(rows)} trajectories")
     for value in values:
         good = isinstance(value, Failed) or (
@@ -90,7 +96,9 @@ def reward_bears_degenerate_input(part: Part) -> None:
 def critic_says_something_about_each_trajectory(part: Part) -> None:
     """As many `Feedback` or `Failed` as trajectories; none for none; the same when repeated."""
     critic, rows = part.make(), samples(part)
+    before = picture(rows)
     said = list(critic(rows, make_run()))
+    demand(picture(rows) == before, "it changes the trajectories it is given, or their order")
     demand(len(said) == len(rows), f"{len(said)} critiques for {len(rows)} trajectories")
     odd = [one for one in said if not isinstance(one, Feedback | Failed)]
     demand(not odd, f"returned {odd[0] if odd else ''!r}, neither Feedback nor Failed")
@@ -112,6 +120,22 @@ def environment_answers_with_text_or_none(part: Part) -> None:
             demand(good, f"replied {type(said).__name__}, neither str nor None")
             again = sent(environment).reply(row.prompt, row.text, turn)
             demand(said == again, "to the same response it replies two things")
+
+
+def observer_listens_to_events_that_exist(part: Part) -> None:
+    """Some `on_…` methods, each called and taking what `Observer` says; others are never called."""
+    offered = {n: inspect.signature(m) for n, m in vars(Observer).items() if n.startswith("on_")}
+    factory = part.entry.factory
+    own = [name for name in dir(factory) if name.startswith("on_")]
+    strange = sorted(set(own) - set(offered))
+    demand(not strange, f"nobody calls {', '.join(strange)}; events are {', '.join(offered)}")
+    demand(bool(own) or not inspect.isclass(factory), f"it has none of {', '.join(offered)}")
+    for name in own:
+        taken = [None] * len(offered[name].parameters)
+        try:
+            inspect.signature(getattr(factory, name)).bind(*taken)
+        except TypeError as error:
+            demand(False, f"{name}{offered[name]} cannot be called so: {error}")
 
 
 def _alike(one: Sequence[Any], other: Sequence[Any]) -> bool:

@@ -15,6 +15,11 @@ T = TypeVar("T")
 S = TypeVar("S", bound=Stateful)
 
 
+def picture(things: object) -> bytes:
+    """All that records are at this moment, to see whether a part changed them."""
+    return pickle.dumps(things)
+
+
 def reloaded(old: Stateful, new: S) -> S:
     """`new` with the state of `old`, written and read as a checkpoint is.
 

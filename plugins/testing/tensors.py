@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,17 @@ from didact.algorithms.rules import Bound, Sum, Term
 from didact.core.batch import Batch
 from didact.core.bind import columns_of
 from didact.core.phase import READOUTS
+from didact.core.protocols import UpdateRule
 from didact.core.types import Problem, Prompt, Trajectory
 from didact.plugins.testing.part import Example
 
-ROWS = frozenset({"advantages", "reward", "success", "success_rate", "reward_mean", "reward_std"})
-"""Inputs of losses and weights that are one number per row."""
+ROWS = frozenset(
+    {
+        *("advantages", "reward", "success", "success_rate", "reward_mean", "reward_std"),
+        *("pair", "preferred"),
+    }
+)
+"""Inputs of losses, weights and rules that are one number per row."""
 LENGTHS = (5, 3, 7, 1, 4, 6)
 PROMPTS = ("a", "a", "b", "b", "c", "d")
 HOLES = ((0, 2), (2, 0), (4, 3))
@@ -69,7 +75,10 @@ def drawn(
     """Plausible random values for an input, [B] or [B, T]."""
     shape = mask.shape[:1] if name in ROWS or name in example.rows else mask.shape
     normal = torch.randn(shape, generator=draw, dtype=torch.float64)
-    if name in example.among:
+    if name in ("pair", "preferred"):
+        at = torch.arange(len(mask))
+        value = at // 2 if name == "pair" else 1 - at % 2
+    elif name in example.among:
         choice = torch.randint(len(example.among[name]), shape, generator=draw)
         value = torch.tensor(example.among[name], dtype=torch.float64)[choice]
     elif name in example.between:
@@ -92,17 +101,19 @@ def world(
     function: Any,
     example: Example,
     *,
+    reads: Iterable[str] | None = None,
     garbage: float = 0.0,
     seed: int = 0,
     apart: float = 1.0,
     dtype: torch.dtype = torch.float64,
     mask: Tensor | None = None,
 ) -> World:
-    """Everything a loss or weight reads, `garbage` where no loss is."""
+    """Everything a loss or weight, or a rule that `reads` it, reads; `garbage` where no loss is."""
     mask = mask_of() if mask is None else mask
     draw = torch.Generator().manual_seed(seed)
     values: dict[str, Tensor] = {}
-    for name in sorted({*columns_of(function), "logprobs"} - {"mask"}):
+    names = columns_of(function) if reads is None else reads
+    for name in sorted({*names, "logprobs"} - {"mask"}):
         value = drawn(name, mask, example, draw, apart, dtype)
         values[name] = torch.where(mask, value, garbage) if value.dim() == 2 else value
     live = {name: value for name, value in values.items() if name in READOUTS}
@@ -131,7 +142,7 @@ class Outcome:
 
 
 def outcome(
-    objective: Sum,
+    objective: UpdateRule,
     given: World,
     pieces: Sequence[Sequence[int]] | None = None,
     order: Sequence[int] | None = None,

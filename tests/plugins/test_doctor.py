@@ -1,5 +1,8 @@
 """The doctor tells what is installed and what is wrong, and its exit code says whether."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -109,3 +112,17 @@ def test_the_exit_code_says_whether_something_is_wrong(install):
     install("sad", "import nowhere_to_be_found\n")
     done = CliRunner().invoke(app, ["plugins", "doctor"])
     assert done.exit_code == 1 and "1 errors" in done.output
+
+
+def test_what_a_plug_in_needs_and_parts_that_cannot_be_used_are_told(install):
+    code = "def it(logprobs: 'Tensor', *, clip: float = 0.2): ...\n"
+    hook = "@hookimpl\ndef register_losses(register):\n    register('it', it)\n"
+    module = install("odd", f"from didact import hookimpl\n{code}{hook}")
+    wanted = "Requires-Dist: nowhere-to-be-found>=1\nRequires-Dist: torch>=99\n"
+    (info,) = [path for path in map(Path, sys.path) if (path / module).is_dir()]
+    metadata = next(info.glob("*.dist-info")) / "METADATA"
+    metadata.write_text(metadata.read_text() + wanted)
+    told = "\n".join(finding.text for finding in examine()[1])
+    assert "plug-in 'odd' needs nowhere-to-be-found>=1; it is not installed." in told
+    assert "plug-in 'odd' needs torch>=99; there is" in told
+    assert "plug-in 'odd': loss 'it': its settings cannot be read" in told

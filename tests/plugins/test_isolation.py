@@ -8,6 +8,7 @@ import pytest
 
 from didact import PluginError, RecipeError, hookimpl
 from didact.configs.document import locate, packaged
+from didact.configs.jsonschema import recipe_schema
 from didact.configs.resolve import checked
 from didact.plugins.manager import load
 
@@ -72,14 +73,61 @@ def test_a_name_that_is_addressed_to_a_plug_in_shows_that_one_s_failure_alone(in
             "    register('half', print)\n    raise OSError('no disk')",
             "no disk",
         ),
+        ("import sys\nsys.exit('run me')", "SystemExit: run me"),
+        (
+            "@hookimpl\ndef register_rewards(register):\n    return {'half': print}",
+            "'register_rewards' returned a dict; a hook is a plain function",
+        ),
+        ("@hookimpl\ndef register_rewards(register):\n    yield", "returned a generator"),
+        (
+            "@hookimpl\ndef register_rewards(register):\n    register(print, 'half')",
+            "register a reward by name and part",
+        ),
+        (
+            "@hookimpl\ndef register_rewards(register):\n    register('half', print())",
+            "register a reward by name and part",
+        ),
+        (
+            "class Half:\n    def __call__(self, groups, run): ...\n"
+            "@hookimpl\ndef register_stages(register):\n    register('half', Half())",
+            "stage 'half' is an object of Half; register the class",
+        ),
+        (
+            "async def half(trajectories): ...\n"
+            "@hookimpl\ndef register_rewards(register):\n    register('half', half)",
+            "reward 'half' is an async function",
+        ),
     ],
-    ids=["unknown hook", "wrong argument", "raises while registering"],
+    ids=[
+        "unknown hook",
+        "wrong argument",
+        "raises while registering",
+        "leaves",
+        "returns its parts",
+        "yields",
+        "name and part swapped",
+        "a part that is none",
+        "an object",
+        "an async part",
+    ],
 )
 def test_a_plug_in_that_cannot_register_adds_nothing(install, code, said):
     install("bad", f"from didact import hookimpl\n{code}\n")
     with pytest.warns(UserWarning, match=said):
         registry = load()
     assert registry.plugins["bad"].problem and "half" not in registry.names("reward")
+
+
+def test_settings_that_cannot_be_read_are_one_line_about_the_part(install):
+    hidden = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor\n"
+    code = 'def it(logprobs: "Tensor", *, clip: float = 0.2): ...\n'
+    hook = "@hookimpl\ndef register_losses(register):\n    register('it', it)\n"
+    install("odd", f"from didact import hookimpl\n{hidden}{code}{hook}")
+    said = "loss 'it': its settings cannot be read off its signature: name 'Tensor' is not defined"
+    with pytest.raises(PluginError, match=said):
+        checked("grpo", ["phases.rl.rule={use: it}"])
+    with pytest.raises(PluginError, match=said):
+        recipe_schema(load())
 
 
 def test_two_parts_of_one_name_are_an_error_that_names_both(install):

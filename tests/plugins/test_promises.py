@@ -75,6 +75,10 @@ def single(logprobs):
     return -logprobs.float()
 
 
+def meant_as_setting(logprobs, clip=0.2):
+    return -logprobs * clip
+
+
 def across_rows(logprobs):
     return -(logprobs - logprobs.mean(0))
 
@@ -131,6 +135,7 @@ def raises(logprobs):
     [
         (reserved, "setting called 'where'"),
         (untyped, "settings without a type: gamma"),
+        (meant_as_setting, r"clip has a default, but no '\*' before it makes it a setting"),
         (summed, r"returned \(6,\), not \(6, 7\)"),
         (single, "returned torch.float32 for inputs in torch.float64"),
         (across_rows, "in micro-batches .* looks across rows"),
@@ -192,6 +197,60 @@ def test_a_weight_that_is_marked_may_look_at_the_whole_mini_batch():
     held("weight", marked)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """-log p over the loss tokens of the mini-batch, unless a subclass for a test spoils it."""
+
+    needs = frozenset({"logprobs", "mask"})
+    ahead = frozenset()
+
+    def over(self, batch, step):
+        count = batch.mask.sum()
+
+        def value(part, live):
+            return {"nll": -torch.where(part.mask, live["logprobs"], 0.0).sum() / count}
+
+        return value
+
+    def idle(self, batch):
+        return [False] * len(batch)
+
+
+class OfTheMicroBatch(Whole):
+    """Divides by what it sees."""
+
+    def over(self, batch, step):
+        return lambda part, live: Whole.over(self, part, step)(part, live)
+
+
+class OverPadding(Whole):
+    """Forgets the mask."""
+
+    def over(self, batch, step):
+        return lambda part, live: {"nll": -live["logprobs"].sum()}
+
+
+class OfNothing(Whole):
+    """Names what it reads in a list."""
+
+    needs = ["logprobs"]
+
+
+class AllAtOnce(Whole):
+    """One answer for all rows."""
+
+    def idle(self, batch):
+        return False
+
+
+def test_a_broken_rule_is_found_out():
+    held("rule", Whole)
+    broken("rule", OfTheMicroBatch, r"in micro-batches .*; over\(\) fixes denominators")
+    broken("rule", OverPadding, "with NaN outside of the mask")
+    broken("rule", OfNothing, r"'needs' is \['logprobs'\], not a frozenset of names")
+    broken("rule", AllAtOnce, "'bool' object is not iterable")
+
+
 def by_position(rewards, groups):
     return rewards * torch.arange(1, len(rewards) + 1)
 
@@ -234,6 +293,17 @@ class Forgetful:
         """Takes nothing."""
 
 
+class Running:
+    """Counts, and has no state."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, rewards):
+        self.calls += 1
+        return rewards * self.calls
+
+
 @pytest.mark.parametrize(
     ("estimator", "said"),
     [
@@ -244,6 +314,7 @@ class Forgetful:
         (whole_numbers, "int64, not a float|is torch.int64"),
         (lucky, "take `draws` for chance|global generator"),
         (Forgetful, "after load_state_dict it goes on differently"),
+        (Running, "resumed without a state_dict it goes on differently"),
     ],
 )
 def test_a_broken_estimator_is_found_out(estimator, said):
@@ -297,6 +368,50 @@ def test_a_broken_reward_is_found_out(reward, said):
 
 def test_a_reward_that_cannot_be_pickled_is_found_out():
     broken("reward", each(lambda trajectory: 1.0), "cannot be sent to a worker process")
+
+
+def shelved(trajectories):
+    trajectories.sort(key=lambda trajectory: len(trajectory.text))
+    return [1.0 for _ in trajectories]
+
+
+def relabelling(trajectories):
+    for trajectory in trajectories:
+        trajectory.signals["success"] = 1.0
+    return [1.0 for _ in trajectories]
+
+
+def erasing(trajectories):
+    for trajectory in trajectories:
+        trajectory.tokens.fill_(1)
+    return [1.0 for _ in trajectories]
+
+
+@pytest.mark.parametrize("reward", [shelved, relabelling, erasing])
+def test_a_reward_or_critic_that_changes_what_it_is_given_is_found_out(reward):
+    def critic(trajectories, run):
+        reward(trajectories)
+        return [Feedback("no", "critic") for _ in trajectories]
+
+    broken("reward", reward, "it changes the trajectories it is given")
+    broken("critic", critic, "it changes the trajectories it is given")
+
+
+def numbered(trajectories):
+    return dict.fromkeys(range(len(trajectories)), 5.0)
+
+
+def test_a_reward_that_is_a_mapping_is_found_out():
+    broken("reward", numbered, "returned a dict, no sequence")
+
+
+def seeding(trajectories):
+    torch.manual_seed(0)
+    return [float(torch.rand(())) for _ in trajectories[:1]] * len(trajectories)
+
+
+def test_a_part_that_seeds_a_generator_of_all_is_found_out():
+    broken("reward", seeding, "draws from a global random generator, or seeds it")
 
 
 def mute(trajectories, run):
@@ -363,8 +478,25 @@ class Few(Source):
         return super().extend(groups, run)[:1]
 
 
+class Marking(Source):
+    """Writes into the groups."""
+
+    def one(self, group, run):
+        group.signals["seen"] = 1.0
+        return super().one(group, run)
+
+
+class Streaming(Source):
+    """Yields."""
+
+    def extend(self, groups, run):
+        yield from super().extend(groups, run)
+
+
 def test_a_broken_source_is_found_out():
     held("source", Source)
+    broken("source", Marking, "it changed the groups it was given")
+    broken("source", Streaming, "returned a generator, not a sequence")
     broken("source", Chancy, "the same seed gave other trajectories")
     broken("source", Mixed, "a trajectory of .* came for")
     broken("source", Skewed, "column 'behavior_logprobs' must be float")
@@ -388,6 +520,29 @@ class Liar(Plain):
     adds = frozenset({"wisdom"})
 
 
+class Secretive(Plain):
+    """Adds something and does not say so."""
+
+    def __call__(self, groups, run):
+        return [group.each(lambda member: member.with_signals(secret=1.0)) for group in groups]
+
+
+class Blanking(Plain):
+    """Writes into columns."""
+
+    def __call__(self, groups, run):
+        for member in groups[0].members:
+            member.columns["behavior_logprobs"].zero_()
+        return groups
+
+
+class Yielding(Plain):
+    """Yields."""
+
+    def __call__(self, groups, run):
+        yield from groups
+
+
 class Fragile(Plain):
     """Cannot bear a group without members."""
 
@@ -400,6 +555,9 @@ def test_a_broken_stage_is_found_out():
     held("stage", Plain)
     broken("stage", Liar, "declares that it adds 'wisdom'")
     broken("stage", Fragile, "IndexError")
+    broken("stage", Secretive, "it adds secret and does not declare it")
+    broken("stage", Blanking, "it changed the groups it was given")
+    broken("stage", Yielding, "returned a generator, not a sequence")
 
 
 class Draws:
@@ -504,8 +662,18 @@ class Leaky(Bag):
         return {"items": encode(self.items[::2])}
 
 
+class Scribbling(Bag):
+    """Writes into what it keeps."""
+
+    def add(self, trajectories):
+        for trajectory in trajectories:
+            trajectory.signals["age"] = 0.0
+            self.items.append(trajectory)
+
+
 def test_a_broken_buffer_is_found_out():
     held("buffer", Bag)
+    broken("buffer", Scribbling, "it changes the trajectories it is given")
     broken("buffer", Greedy, r"sample\(0\) gave something")
     broken("buffer", Loose, "a trajectory of another prompt")
     broken("buffer", Leaky, "a checkpoint kept")
@@ -528,6 +696,38 @@ class Twins(Problems):
 def test_a_broken_task_is_found_out():
     broken("task", Restless, "the same index gave two problems")
     broken("task", Twins, "two problems have one id")
+
+
+class Listens:
+    """Hears of steps."""
+
+    def on_step(self, step, groups, metrics):
+        """Takes it in."""
+
+
+class Misspelt:
+    """Hears of nothing."""
+
+    def on_steps(self, step, groups, metrics):
+        """Never called."""
+
+
+class Short:
+    """Cannot be told all."""
+
+    def on_step(self, step, metrics):
+        """Takes two of three."""
+
+
+class Deaf:
+    """Hears of nothing."""
+
+
+def test_an_observer_that_would_not_be_called_is_found_out():
+    held("observer", Listens)
+    broken("observer", Misspelt, "nobody calls on_steps; events are on_start, on_step")
+    broken("observer", Short, "on_step.* cannot be called so: too many positional arguments")
+    broken("observer", Deaf, "it has none of on_start")
 
 
 def test_settings_without_a_default_are_asked_for():
