@@ -105,7 +105,7 @@ def _caveats(
         out += [*_question_caveats(evidence), *unlike_bins(runs)]
     return [
         *out,
-        *match_notices(spent, cells.matches),
+        *match_notices(runs, cells.matches),
         *budget_notices(spent, cells.baseline, cells.budget),
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -157,18 +157,22 @@ def budget_notices(found: Sequence[Cost], baseline: str, budget: str | None) -> 
     return out
 
 
-def match_notices(found: Sequence[Cost], matches: Mapping[str, tuple[str, str]]) -> list[str]:
-    """Which methods were to spend as much as another, by axis and label, but are over 5 % off."""
-    by = {cost.label: cost for cost in found}
-    out = []
-    for label, (axis, of) in matches.items():
-        if label in by and of in by:
-            mine, theirs = by[label].totals[axis], by[of].totals[axis]
+def match_notices(
+    runs: Sequence[RunRecord], matches: Mapping[str, tuple[str, str]]
+) -> Iterator[str]:
+    """Which runs were to spend as much as another method's of their seed, but are over 5 % off.
+
+    Args:
+        matches: by label, the axis and the other method.
+    """
+    done = {(run.label, run.seed): run for run in runs if run.status == "finished"}
+    for (label, seed), run in done.items():
+        axis, of = matches.get(label, ("", ""))
+        if (of, seed) in done:
+            mine, theirs = total(run, axis), total(done[of, seed], axis)
             if _differs(mine, theirs):
-                out.append(
-                    f"{label} was to have as many {axis} as {of}, but has {_times(mine, theirs)}."
-                )
-    return out
+                said = _times(mine, theirs)
+                yield f"{run.name}, was to have as many {axis} as {of}, but has {said}."
 
 
 def _differs(one: float, other: float) -> bool:
