@@ -233,11 +233,15 @@ def alike(requests: Sequence[Request]) -> list[list[int]]:
 
 
 def sampling_params(sampling: Sampling, ends: Sequence[int], seed: int | None, n: int = 1) -> Any:
-    """vLLM's words for how to sample: one log-probability per token, no text, few stop ids."""
+    """vLLM's words for how to sample: one log-probability per token, no text, few stop ids.
+
+    Raises:
+        RunError: vLLM would sample at a higher temperature.
+    """
     from vllm import SamplingParams
 
     greedy = sampling.temperature == 0
-    return SamplingParams(
+    made = SamplingParams(
         n=n,
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
@@ -249,6 +253,12 @@ def sampling_params(sampling: Sampling, ends: Sequence[int], seed: int | None, n
         flat_logprobs=True,
         detokenize=False,
     )
+    if made.temperature != sampling.temperature:
+        raise RunError(
+            f"generator 'vllm': vLLM samples at a temperature of {made.temperature:g} or more, or "
+            f"at 0, not at {sampling.temperature:g}."
+        )
+    return made
 
 
 def generated(engine: Any, prompts: Sequence[Any], params: Sequence[Any]) -> Any:

@@ -136,6 +136,11 @@ def test_too_long_a_request_is_refused_before_it_is_cut(served, requests):
         served.generate(requests, Sampling(max_tokens=250))
 
 
+def test_a_temperature_that_vllm_would_raise_is_refused(served, requests):
+    with pytest.raises(RunError, match=r"temperature of 0\.01 or more, or at 0, not at 0\.001"):
+        served.generate(requests, Sampling(temperature=0.001, max_tokens=2))
+
+
 def test_sync_brings_new_weights_and_counts(learner, served, requests, changed):
     with changed(0.02):
         served.sync(learner)
