@@ -112,7 +112,7 @@ def _interval(sides: Sequence[Array]) -> Estimate:
         return Estimate(mean, math.nan, math.nan, math.nan, math.nan, seeds, questions)
     of_questions = float(by_question.var(ddof=1)) / questions
     of_seeds, of_noise, few = _seed_variances(sides)
-    excess = max(of_seeds - of_noise, 0.0)
+    excess = of_seeds - of_noise if of_seeds > of_noise * (1 + 1e-9) else 0.0  # not by rounding
     variance = of_questions + excess
     bottom = of_questions**2 / (questions - 1)
     if excess:

@@ -152,3 +152,10 @@ def test_without_the_seeds_the_test_would_reject_far_too_often():
 def test_a_true_difference_is_found():
     found = list(simulate(100, 300, 3, effect=0.1, of_seed=0.01))
     assert np.mean([one.p <= 0.05 for one in found]) > 0.9
+
+
+@pytest.mark.parametrize("questions", [20, 40, 100, 300])
+def test_rounding_makes_no_variance_of_seeds_where_there_is_none(questions):
+    values = np.zeros((2, questions))
+    values[0, 0] = 1.0  # seeds differ by exactly the noise of single answers
+    assert estimate(values).freedom == pytest.approx(questions - 1)
