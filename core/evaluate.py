@@ -207,9 +207,12 @@ def measures(items: Sequence[Answered], ks: Sequence[int]) -> dict[str, float]:
 
 
 def base_bins(answered: Sequence[Answered]) -> dict[str, str]:
-    """Bin of every problem by how often the (base) model's sampled answers were right."""
-    some = [item for item in answered if item.successes]
-    return {item.id: difficulty(sum(item.successes) / len(item.successes)) for item in some}
+    """Bin of every problem by how often the (base) model's sampled answers were right; of one that
+    is there more than once, by all of them."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for item in answered:
+        found[item.id] += item.successes
+    return {id: difficulty(sum(each) / len(each)) for id, each in found.items() if each}
 
 
 def binned(answered: Sequence[Answered], bins: Mapping[str, str]) -> list[Answered]:

@@ -142,3 +142,8 @@ def test_copies_of_a_problem_have_answers_of_their_own_also_if_another_problem_h
     answered = [Group(group.prompt, signals={"at": at}) for at, group in enumerate(asked[:2])]
     assert [group.signals.get("at") for group in _aligned(asked, answered)] == [0, 1, None]
     assert [group.signals.get("at") for group in _aligned(asked, answered[1:])] == [1, None, None]
+
+
+def test_copies_of_a_problem_are_in_one_bin_by_all_their_answers():
+    items = [answered("p", (1.0, 1.0)), answered("p", (0.0, 0.0)), answered("q", ())]
+    assert base_bins(items) == {"p": "medium"}
