@@ -24,7 +24,7 @@ def recipe_files(group: str = GROUP) -> Mapping[str, Path]:
     for point in entry_points(group=group):
         try:
             spec = find_spec(point.module)
-        except (ImportError, ValueError):
+        except (ImportError, ValueError, AttributeError):  # the last for a name of no module
             continue  # loading the plug-in says so, with its reason
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             for path in sorted(Path(folder).glob("*.yaml")):

@@ -65,7 +65,7 @@ def _params(kind: str, name: str, factory: Callable[..., Any]) -> type[BaseModel
     hints = hints_of(factory)
     only_keywords = kind in CALLED and not is_class
     declared: dict[str, Any] = {
-        p.name: (_spec(kind, hints.get(p.name, Any)), _default(factory, p))
+        p.name: (_spec(kind, hints[p.name]), _default(factory, p))
         for p in inspect.signature(factory).parameters.values()
         if p.name not in PROVIDED.get(kind, ())
         and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
@@ -82,9 +82,10 @@ def _params(kind: str, name: str, factory: Callable[..., Any]) -> type[BaseModel
 
 
 def hints_of(factory: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a part's parameters, ranges included."""
+    """The types of a part's parameters, ranges included; `Any` of those that have none."""
     made = factory.__init__ if inspect.isclass(factory) else factory
-    return get_type_hints(made, include_extras=True)
+    untyped = dict.fromkeys(inspect.signature(factory).parameters, Any)
+    return untyped | get_type_hints(made, include_extras=True)
 
 
 def shown(hint: Any) -> str:

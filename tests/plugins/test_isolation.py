@@ -1,15 +1,17 @@
 """Plug-ins are kept apart: one that is broken is seen, and stops nobody who does not need it."""
 
+import sys
 import textwrap
 import time
 import types
+from pathlib import Path
 
 import pytest
 
 from didact import PluginError, RecipeError, hookimpl
 from didact.configs.document import locate, packaged
 from didact.configs.jsonschema import recipe_schema
-from didact.configs.resolve import checked
+from didact.configs.resolve import checked, described
 from didact.plugins.manager import load
 
 GOOD = textwrap.dedent(
@@ -128,6 +130,21 @@ def test_settings_that_cannot_be_read_are_one_line_about_the_part(install):
         checked("grpo", ["phases.rl.rule={use: it}"])
     with pytest.raises(PluginError, match=said):
         recipe_schema(load())
+
+
+def test_a_setting_without_a_type_is_shown(install):
+    code = 'def it(logprobs, *, gamma, eps=0.5):\n    """Documented."""\n'
+    hook = "@hookimpl\ndef register_losses(register):\n    register('it', it)\n"
+    install("odd", f"from didact import hookimpl\n{code}{hook}")
+    assert "gamma: Any  (required)\n    eps: Any  (default 0.5)" in described("it")
+
+
+def test_an_entry_point_that_is_no_name_of_a_module_is_told(install):
+    module = install("odd", GOOD)
+    (file,) = Path(sys.path[0]).glob("*.dist-info/entry_points.txt")
+    file.write_text(file.read_text().replace(module, "not a module"))
+    with pytest.warns(UserWarning, match="could not be loaded from 'not a module'"):
+        assert "grpo" in packaged() and checked("grpo").steps
 
 
 def test_two_parts_of_one_name_are_an_error_that_names_both(install):
