@@ -137,6 +137,7 @@ def test_the_generator_gives_cuda_ipc_a_buffer_for_the_largest_tensor(
         dtype=torch.float32,
         learner=SimpleNamespace(weights=lambda: iter(weights())),
         config=SimpleNamespace(save_pretrained=lambda folder: None),
+        ends=[2],
         settings=None,
         versions=None,
     )
