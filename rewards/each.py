@@ -20,12 +20,12 @@ class Each(Generic[P]):
     """A reward provider that asks a function about one trajectory at a time.
 
     It carries the function's name, docstring and settings, and can be pickled where the function
-    can. What the function raises becomes `Failed` for that trajectory alone.
+    can. What the function raises becomes `Failed` for that trajectory alone; it may return one too.
     """
 
     __signature__: inspect.Signature
 
-    def __init__(self, function: Callable[Concatenate[Trajectory, P], float]) -> None:
+    def __init__(self, function: Callable[Concatenate[Trajectory, P], float | Failed]) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.__signature__ = _lifted(inspect.signature(function))
@@ -37,19 +37,22 @@ class Each(Generic[P]):
 
     def _one(self, trajectory: Trajectory, *args: P.args, **settings: P.kwargs) -> float | Failed:
         try:
-            value = float(self.function(trajectory, *args, **settings))
+            given = self.function(trajectory, *args, **settings)
+            value = given if isinstance(given, Failed) else float(given)
         except Exception as error:
             return Failed(reason(error))
-        return value if math.isfinite(value) else Failed(f"{self!r} returned {value}")
+        if isinstance(value, Failed) or math.isfinite(value):
+            return value
+        return Failed(f"{self!r} returned {value}")
 
     def __repr__(self) -> str:
         return f"each({self.function.__qualname__})"
 
-    def __reduce__(self) -> tuple[type[Each[P]], tuple[Callable[..., float]]]:
+    def __reduce__(self) -> tuple[type[Each[P]], tuple[Callable[..., float | Failed]]]:
         return type(self), (self.function,)
 
 
-def each(function: Callable[Concatenate[Trajectory, P], float]) -> Each[P]:
+def each(function: Callable[Concatenate[Trajectory, P], float | Failed]) -> Each[P]:
     """The reward provider of a function of one trajectory.
 
     `each(f)(trajectories, **settings)` is `[f(t, **settings) for t in trajectories]`, with an

@@ -73,3 +73,10 @@ def test_it_survives_pickling(response):
     again = pickle.loads(pickle.dumps(each(starts_with)))
     assert again([response("a")]) == [1.0]
     assert inspect.signature(again) == inspect.signature(each(starts_with))
+
+
+def test_a_function_may_say_itself_why_it_failed(response):
+    def refuses(trajectory):
+        return Failed("no answer given")
+
+    assert each(refuses)([response("x")]) == [Failed("no answer given")]
