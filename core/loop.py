@@ -24,7 +24,7 @@ def train(
         groups = gather(run)
         rows = [row for group in groups for row in group.leaving()]
         for phase in phases:
-            phase.offer(rows, run.step)
+            phase.offer(rows, run)
             began = time.perf_counter()
             for batch in phase.batches(run):
                 learner = run.learners[phase.model]

@@ -91,13 +91,19 @@ class Phase:
     max_age: int | None = None
     shuffle: bool = False
 
-    def offer(self, rows: Sequence[Trajectory], step: int) -> None:
+    def offer(self, rows: Sequence[Trajectory], run: Run) -> None:
         """Put what the phase takes of the rows that left their groups into its pool.
 
-        Rows of steps before the phase's window wait for it; after the window nothing is kept.
+        Rows of steps before the phase's window wait for it; after the window nothing is kept. What
+        a full pool lets go for them is counted as `PHASE/pool_dropped`.
         """
-        if step <= self.when.last:
-            self.pool.add([row for row in rows if self.take(row)])
+        if run.step > self.when.last:
+            return
+        before = getattr(self.pool, "dropped", 0)
+        self.pool.add([row for row in rows if self.take(row)])
+        lost = getattr(self.pool, "dropped", 0) - before
+        if lost:
+            run.metrics[f"{self.name}/pool_dropped"] = float(lost)
 
     def batches(self, run: Run) -> Iterator[Batch]:
         """Mini-batches for this step, none if it is not time. Frozen columns are read once."""

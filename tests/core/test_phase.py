@@ -25,11 +25,20 @@ def passes(step: int = 0, seed: int = 0, name: str = "rl", shuffle: bool = True)
     rule = SimpleNamespace(needs=frozenset(), ahead=frozenset())
     settings = {"batch_size": 4, "epochs": 3, "shuffle": shuffle}
     phase = Phase(name, Where(), Queue(), Trigger(), rule, **settings)
-    phase.offer([row(float(at)) for at in range(ROWS)], step)
     policy = SimpleNamespace(version=0)
     run = SimpleNamespace(seed=seed, step=step, metrics={}, generators={"policy": policy})
+    phase.offer([row(float(at)) for at in range(ROWS)], run)
     batches = [[one.signals["number"] for one in batch.rows] for batch in phase.batches(run)]
     return [batches[at : at + 3] for at in range(0, len(batches), 3)]
+
+
+def test_rows_that_a_full_pool_lets_go_are_counted():
+    phase = Phase("rl", Where(), Queue(5), Trigger(), SimpleNamespace())
+    run = SimpleNamespace(step=0, metrics={})
+    phase.offer([row(1.0)] * 5, run)
+    assert run.metrics == {}
+    phase.offer([row(2.0)] * 7, run)
+    assert run.metrics == {"rl/pool_dropped": 7.0}
 
 
 def test_without_shuffling_every_pass_is_in_the_order_of_the_pool():
@@ -83,7 +92,6 @@ def test_rows_on_which_the_loss_vanishes_are_read_only_if_the_rule_looks_at_all(
         idle=lambda batch: [one.signals["number"] % 4 != 0 for one in batch.rows],
     )
     phase = Phase("rl", Where(), Queue(), Trigger(), rule, epochs=epochs)
-    phase.offer([row(float(at)) for at in range(ROWS)], 0)
     policy, ref = Counting(), Counting()
     run = SimpleNamespace(
         seed=0,
@@ -93,6 +101,7 @@ def test_rows_on_which_the_loss_vanishes_are_read_only_if_the_rule_looks_at_all(
         learners={"policy": policy},
         frozen={"ref": ref},
     )
+    phase.offer([row(float(at)) for at in range(ROWS)], run)
     for batch in phase.batches(run):
         assert [one.signals["number"] for one in batch.rows] == list(range(ROWS))
         assert ["ref_logprobs" in one.columns for one in batch.rows] == [

@@ -81,8 +81,9 @@ def test_a_stack_in_a_phase_gives_the_buffer_trace_of_relift(tools, trace, resum
             )
             for g in groups
         ]
-        phase.offer([row for group in groups for row in group.leaving()], step)
-        fired = [texts(b.rows) for b in phase.batches(tools.make_run(step=step))]
+        run = tools.make_run(step=step)
+        phase.offer([row for group in groups for row in group.leaving()], run)
+        fired = [texts(b.rows) for b in phase.batches(run)]
         names = [[f"q{at}" if isinstance(at, int) else at for at in b] for b in [batch] if b]
         assert fired == names, f"step {step + 1}"
         waiting = texts(_peek(stack))
