@@ -120,6 +120,13 @@ def load_comparison(source: str) -> Comparison:
         comparison = Comparison.model_validate(document.data)
     except ValidationError as error:
         raise RecipeError("\n".join(phrased(document, error))) from None
+    sets = {f"methods.{label}.set": method.set for label, method in comparison.methods.items()}
+    for where, given in {"set": comparison.set, **sets}.items():
+        if "seed" in given:
+            raise RecipeError(
+                f"{file.name}: {where}: every method runs with the comparison's 'seeds'; "
+                "leave 'seed' out."
+            )
     slugs: dict[str, str] = {}
     for label in comparison.methods:
         other = slugs.setdefault(slug(label), label)

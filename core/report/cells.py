@@ -141,13 +141,17 @@ def find_cells(paths: Iterable[Path]) -> Cells:
 
 
 def _joined(parts: Sequence[Cells]) -> Cells:
+    cells = tuple(cell for part in parts for cell in part.cells)
+    places = Counter(cell.path.resolve() for cell in cells)
+    again = [str(place) for place, count in places.items() if count > 1]
+    if again:
+        raise DataError(f"report: a run was given twice: {again[0]}.")
     labels = [label for part in parts for label in part.labels]
     twice = [label for label, count in Counter(labels).items() if count > 1]
     if twice:
         raise DataError(
             f"report: two comparisons have a method '{twice[0]}'; report them one by one."
         )
-    cells = tuple(cell for part in parts for cell in part.cells)
     axes = {part.budget for part in parts}
     budget = axes.pop() if len(axes) == 1 else None
     title = " · ".join(part.title for part in parts)

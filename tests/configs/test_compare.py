@@ -241,6 +241,7 @@ def test_the_matched_come_after_those_they_match(tmp_path):
         ("  One: {recipe: sft, set: {stepz: 2}}\n", "", "stepz: no key named 'stepz'"),
         ("  A: {recipe: sft, match: {axis: steps, of: B}}\n", "", "no method named 'B'"),
         ("  One: sft\n", "axis: hours\n", "axis: "),
+        ("  One: {recipe: sft, set: {seed: 3}}\n", "", "methods.One.set: .* leave 'seed' out"),
     ],
 )
 def test_a_wrong_file_is_told_before_anything_runs(tmp_path, methods, more, message):

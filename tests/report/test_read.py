@@ -187,6 +187,11 @@ def test_a_copy_of_a_run_is_a_method_of_its_own_and_differs_by_exactly_zero(tmp_
     assert row.split(",")[8:15] == ["0", "0", "0", "1", "", "1", "1"]
 
 
+def test_a_run_beside_its_own_comparison_is_no_method_of_its_own(comparison, tmp_path):
+    with pytest.raises(DataError, match="a run was given twice"):
+        find_cells([comparison, comparison / "cells" / "grpo" / "0"])
+
+
 def test_a_comparison_needs_a_baseline_among_its_labels(comparison, tmp_path):
     (tmp_path / "comparison.json").write_text(json.dumps({"labels": ["a"], "baseline": "b"}))
     with pytest.raises(DataError, match="no method named 'b'"):
