@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import nan
+from math import isnan, nan
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -58,7 +58,8 @@ def _table(
         names = ["/".join(filter(None, ("eval", score, part))) for part in parts]
         shares = (_mean(finished, name, 100) for name in names)
         demonstrations = _mean(finished, "spent/demonstrations")
-        table.add_row(label, *(f"{value:.1f}" for value in shares), f"{demonstrations:,.0f}")
+        shown = ("—" if isnan(value) else f"{value:.1f}" for value in shares)
+        table.add_row(label, *shown, f"{demonstrations:,.0f}")
     return table
 
 

@@ -219,6 +219,15 @@ def test_cut_off_files_of_a_finished_cell_stop_neither_matching_nor_the_summary(
     assert build_report([copy], tmp_path / "report").exists()
 
 
+def test_what_was_not_measured_is_a_dash_in_the_summary(finished, tmp_path, capsys):
+    file, out, _ = finished
+    cell = cells(load_comparison(file), shutil.copytree(out, tmp_path / "out"))[0]
+    lines = cell.folder.metrics.read_text().splitlines(keepends=True)
+    cell.folder.metrics.write_text("".join(n for n in lines if '"evaluation"' not in n))
+    print_summary([cell])
+    assert re.search(r"One +— +8", capsys.readouterr().out)
+
+
 def test_the_matched_come_after_those_they_match(tmp_path):
     file = comparison(
         tmp_path, "  Half: {recipe: sft, match: {axis: steps, of: One}}\n  One: sft\n"
