@@ -162,7 +162,8 @@ def _question_caveats(evidence: Evidence) -> list[str]:
         out.append(f"Only {count} questions: only large differences can be seen.")
     if len(texts) < count:
         out.append(
-            f"{count - len(texts)} of {count} questions repeat another's text; they count as "
-            "questions of their own, which makes intervals too narrow."
+            f"{count - len(texts)} of {count} questions repeat another's text: they weigh as much "
+            "as others in every mean, and count with those that they repeat as one question in "
+            "intervals and tests."
         )
     return out

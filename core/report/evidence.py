@@ -54,6 +54,17 @@ class Evidence:
         return tuple(self.seeds)
 
     @cached_property
+    def copies(self) -> NDArray[np.int64]:
+        """A number for each question [Q], alike for those of one text."""
+        places: dict[str, int] = {}
+        texts = (str(row["question"]) for row in self.rows)
+        return np.array([places.setdefault(text, len(places)) for text in texts], dtype=np.int64)
+
+    def same(self, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of some questions, without gaps: what the statistics take."""
+        return np.unique(self.copies[columns], return_inverse=True)[1]
+
+    @cached_property
     def samples(self) -> int:
         """Sampled answers that every run asked for; a question has fewer if rewards failed."""
         asked = (int(counts.max(axis=1).min()) for counts in self.answers.values())

@@ -92,13 +92,14 @@ def _bin_scores(evidence: Evidence, baseline: str) -> Iterator[Score]:
             for label, mask in inside.items()
             if mask.any()
         }
+        same = evidence.same(columns)
         for label, (mine, mean, count) in parts.items():
-            own = _within(0.0, _moved(estimate(mine), mean, count))
+            own = _within(0.0, _moved(estimate(mine, same), mean, count))
             against = None
             if label != baseline and baseline in parts:
                 theirs, other, _ = parts[baseline]
                 paired = evidence.seeds[label] == evidence.seeds[baseline]
-                against = difference(mine, theirs, paired=paired, test=False)
+                against = difference(mine, theirs, paired=paired, test=False, same=same)
                 moved = _moved(against.estimate, mean - other, count)
                 against = replace(against, estimate=_within(-1.0, moved))
             yield Score("part", label, "all", f"bin={name}", metric, own, against)
@@ -148,14 +149,15 @@ def _score(
     benchmark: str = "all",
     part: str = "all",
 ) -> Score:
-    mine = evidence.values(label, metric)[:, columns]
+    mine, same = evidence.values(label, metric)[:, columns], evidence.same(columns)
     against = None
     if label != baseline and baseline in evidence.labels:
         theirs = evidence.values(baseline, metric)[:, columns]
         paired = evidence.seeds[label] == evidence.seeds[baseline]
-        against = difference(mine, theirs, paired=paired, test=section == "final")
+        tested = section == "final"
+        against = difference(mine, theirs, paired=paired, test=tested, same=same)
         against = replace(against, estimate=_within(-1.0, against.estimate))
-    own = _within(0.0, estimate(mine))
+    own = _within(0.0, estimate(mine, same))
     return Score(section, label, benchmark, part, metric, own, against)
 
 

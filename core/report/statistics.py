@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from didact.core.evaluate import pass_at_k
 
 Array = NDArray[np.float64]
+Same = NDArray[np.int64]
 
 DRAWS = 2000  # of the bootstrap: bounds move by about 2 % of their width between random seeds
 FLIPS = 9999  # of the sign-flip test: the smallest p is 1e-4
@@ -70,29 +71,53 @@ class Difference:
         return max(self.p_questions, self.p_seeds or 0.0)
 
 
-def estimate(values: Array) -> Estimate:
-    """Mean over seeds and questions of values [S, Q], with its interval."""
-    return _interval([values])
+def estimate(values: Array, same: Same | None = None) -> Estimate:
+    """Mean over seeds and questions of values [S, Q], with its interval.
+
+    Args:
+        same: a number for each column [Q], alike for copies of one question: they are resampled
+            together, with the weight of all.
+    """
+    return replace(_interval([_united(values, same)]), questions=values.shape[1])
 
 
 def difference(
-    method: Array, baseline: Array, *, paired: bool = True, test: bool = True
+    method: Array,
+    baseline: Array,
+    *,
+    paired: bool = True,
+    test: bool = True,
+    same: Same | None = None,
 ) -> Difference:
     """Method minus baseline on the same questions: [S, Q] and [T, Q].
 
     Args:
         paired: row i of both is the same seed (S == T); otherwise seeds are resampled apart.
         test: also compute p values.
+        same: as in `estimate`; the signs of copies are flipped together.
     """
     sides = [method - baseline] if paired else [method, -baseline]
     by_question = np.sum([side.mean(axis=0) for side in sides], axis=0)
-    found = _interval(sides)
+    if same is not None:
+        by_question = np.bincount(same, by_question)
+    found = _interval([_united(side, same) for side in sides])
+    found = replace(found, questions=method.shape[1])
     return Difference(
         estimate=found,
         paired=paired,
         p_questions=sign_flip(by_question) if test else math.nan,
         p_seeds=_t_test(found) if test and found.seed_variance_known else None,
     )
+
+
+def _united(values: Array, same: Same | None) -> Array:
+    """A column for each question, of which there may be copies: with the mean of all values, and
+    as far from it as the copies together move it."""
+    if same is None or len(np.unique(same)) == values.shape[1]:
+        return values
+    mean = values.mean()
+    sums = np.array([np.bincount(same, row) for row in values - mean])
+    return np.asarray(mean + sums * sums.shape[1] / values.shape[1])
 
 
 def _interval(sides: Sequence[Array]) -> Estimate:

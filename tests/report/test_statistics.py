@@ -159,3 +159,33 @@ def test_rounding_makes_no_variance_of_seeds_where_there_is_none(questions):
     values = np.zeros((2, questions))
     values[0, 0] = 1.0  # seeds differ by exactly the noise of single answers
     assert estimate(values).freedom == pytest.approx(questions - 1)
+
+
+def test_copies_of_a_question_tell_no_more_than_it_does():
+    random = np.random.default_rng(0)
+    method, baseline = random.random((2, 3, 12))
+    same = np.repeat(np.arange(12), 5)
+    once = difference(method, baseline)
+    found = difference(np.repeat(method, 5, axis=1), np.repeat(baseline, 5, axis=1), same=same)
+    assert found.p_questions == once.p_questions
+    assert found.p_seeds == pytest.approx(once.p_seeds)
+    assert found.estimate.low == pytest.approx(once.estimate.low)
+    assert found.estimate.questions == 60
+
+
+def test_a_question_with_many_copies_is_one_sign_and_weighs_as_many():
+    values = np.zeros((2, 40))
+    values[:, :10] = 1.0
+    same = np.maximum(np.arange(40) - 9, 0)  # the first ten are one question
+    found = difference(values, np.zeros((2, 40)), same=same)
+    assert found.estimate.mean == pytest.approx(0.25)
+    assert found.p_questions == 1.0
+
+
+def test_five_percent_of_tests_reject_where_questions_are_repeated_and_nothing_differs():
+    random = np.random.default_rng(0)
+    same, rejected = np.repeat(np.arange(15), 6), 0
+    for _ in range(300):
+        noise = np.repeat(random.normal(0, 0.3, 15), 6) + random.normal(0, 0.1, 90)
+        rejected += difference(noise[None], np.zeros((1, 90)), same=same).p < 0.05
+    assert 0.02 <= rejected / 300 <= 0.09
