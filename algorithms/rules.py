@@ -14,6 +14,7 @@ from didact.algorithms.average import Average, row_weights
 from didact.algorithms.mixing import by_noise
 from didact.core.batch import Batch
 from didact.core.bind import columns_of
+from didact.core.errors import PluginError
 from didact.core.learned import Learned, learned_of
 from didact.core.protocols import BoundRule, Names, PerToken, UpdateRule
 from didact.core.schedule import Scalar, Schedule, value_at
@@ -125,9 +126,9 @@ class Term:
             own = slice(None) if rows is part else keep
             columns = {k: v[own][:, :width] for k, v in live.items() if v.dim() == 2}
             read = _reader(rows, columns, tokens)
-            per_token = self.loss(read, step)
+            per_token = _sized(self.loss, self.loss(read, step), tokens.shape)
             for times in self.times:
-                per_token = per_token * _as_tokens(times(read, step))
+                per_token = per_token * _as_tokens(times, times(read, step), tokens.shape)
             if picked is not None:
                 at = [chosen_rows[id(row)] for row in rows.rows]
                 per_token = per_token * picked[at][:, :width].to(per_token)
@@ -174,7 +175,7 @@ class Term:
         read = _reader(mine, {}, mask)
         out = torch.ones(mask.shape)
         for select in self.select:
-            out = out * _as_tokens(select(read, step))
+            out = out * _as_tokens(select, select(read, step), mask.shape)
         return out
 
     def idle(self, batch: Batch) -> Sequence[bool]:
@@ -214,8 +215,21 @@ def vanishes_with(column: str) -> Callable[[PerToken], PerToken]:
     return mark
 
 
-def _as_tokens(weight: Tensor) -> Tensor:
-    return weight[:, None] if weight.dim() == 1 else weight
+def _as_tokens(weight: Bound, made: Tensor, shape: torch.Size) -> Tensor:
+    """A weight of tokens or of rows, as one of tokens."""
+    sized = _sized(weight, made, shape, shape[:1])
+    return sized[:, None] if sized.dim() == 1 else sized
+
+
+def _sized(part: Bound, made: Tensor, *shapes: torch.Size) -> Tensor:
+    """What a loss or weight returned; of another shape it might be spread over tokens unseen."""
+    shape = getattr(made, "shape", None)
+    if shape not in shapes:
+        name = getattr(part.function, "__name__", type(part.function).__name__)
+        given = type(made).__name__ if shape is None else f"shape {list(shape)}"
+        wanted = " or ".join(str(list(allowed)) for allowed in shapes)
+        raise PluginError(f"'{name}' returned {given}; expected {wanted}: rows, tokens.")
+    return made
 
 
 def _reader(rows: Batch, live: Mapping[str, Tensor], mask: Tensor) -> Callable[[str], Tensor]:

@@ -53,6 +53,11 @@ class Builder:
         made = partial(entry.factory, **params) if bound else entry.factory(**params)
         if isinstance(made, Stateful):
             self.stateful[path] = made
+        elif spec.kind in ("sampler", "buffer"):
+            raise RecipeError(
+                f"{path}: {spec.kind} '{spec.use}' lacks 'state_dict' or 'load_state_dict': a run "
+                f"that is resumed would go on from another state than it was in."
+            )
         return made
 
     def _settings(self, spec: Use | Stage, path: str, given: Mapping[str, Any]) -> dict[str, Any]:

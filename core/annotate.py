@@ -188,7 +188,10 @@ def _numbers(values: Sequence[float]) -> Tensor:
 
 def _named(estimate: Estimate, batch: Batch, promised: Names) -> dict[str, Tensor]:
     """The estimator's results by name, checked: what was promised, in shape, and finite."""
-    results = {"advantages": estimate} if isinstance(estimate, Tensor) else dict(estimate)
+    results = {"advantages": estimate} if not isinstance(estimate, Mapping) else dict(estimate)
+    for name, value in results.items():
+        if not isinstance(value, Tensor):
+            raise RecipeError(f"advantage: '{name}' is {type(value).__name__}, not a tensor.")
     if set(results) != promised:
         raise RecipeError(
             f"advantage: the estimator returned {listed(set(results))}, but declares "

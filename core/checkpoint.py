@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ def save(folder: RunFolder, step: int, run: Run, parts: Mapping[str, Stateful], 
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())  # on disk before its name is, should the machine lose power
+    _legible(Path(file.name), parts)
     run.world.barrier()
     if run.world.rank == 0:
         if target.exists():
@@ -42,6 +44,27 @@ def save(folder: RunFolder, step: int, run: Run, parts: Mapping[str, Stateful], 
         folder.keep_states(keep)
     run.world.barrier()
     return target
+
+
+def _legible(file: Path, parts: Mapping[str, Stateful]) -> None:
+    """Refuse a state that could not be read again; tensors are not read for that.
+
+    Raises:
+        RunError: names the part whose state is more than plain data and tensors.
+    """
+    try:
+        torch.load(file, weights_only=True, map_location="cpu", mmap=True)
+    except pickle.UnpicklingError as error:
+        for name, part in parts.items():
+            alone = io.BytesIO()
+            torch.save(part.state_dict(), alone)
+            alone.seek(0)
+            try:
+                torch.load(alone, weights_only=True)
+            except pickle.UnpicklingError as own:
+                said = f"{name}: its state_dict holds more than plain data and tensors"
+                raise RunError(f"{said}: {str(own).partition('.')[0]}.") from None
+        raise RunError(f"{file}: cannot be read again: {error}") from error
 
 
 def load(path: Path, run: Run, parts: Mapping[str, Stateful]) -> int:

@@ -30,8 +30,18 @@ class Observer(Protocol):
 
 
 def notify(observers: Sequence[Any], event: str, *arguments: object) -> None:
-    """Tell every observer that listens to this event."""
+    """Tell every observer that listens to this event; the first error is raised when all know.
+
+    Each gets metrics of its own, which it may change.
+    """
+    errors: list[Exception] = []
     for observer in observers:
         listener = getattr(observer, event, None)
-        if listener is not None:
-            listener(*arguments)
+        own = [dict(given) if isinstance(given, dict) else given for given in arguments]
+        try:
+            if listener is not None:
+                listener(*own)
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]

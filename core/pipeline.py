@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
-from didact.core.errors import RecipeError
+from didact.core.errors import PluginError, RecipeError
 from didact.core.protocols import Names, Run, Stage
 from didact.core.types import Group
+
+T = TypeVar("T")
 
 
 def unmet(stages: Sequence[Stage]) -> Names:
@@ -52,10 +55,31 @@ class Pipeline:
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         for label, stage in self.stages:
             began = time.perf_counter()
-            groups = stage(groups, run)
+            groups = each_a(Group, stage(groups, run), f"stage '{label}'")
             spent = time.perf_counter() - began
             run.seconds[label] = run.seconds.get(label, 0.0) + spent
         return groups
+
+
+def each_a(
+    kind: type[T] | tuple[type[T], ...], made: object, who: str, count: int | None = None
+) -> list[T]:
+    """What a part returned for many, each of a kind, and as many as it was asked for.
+
+    As a list, because a generator is empty when it is looked at for the second time.
+
+    Raises:
+        PluginError: it is not.
+    """
+    given: list[T] = list(made) if isinstance(made, Iterable) else [made]  # type: ignore[list-item]
+    for item in given:
+        if not isinstance(item, kind):
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            wanted = " or ".join(known.__name__ for known in kinds)
+            raise PluginError(f"{who} returned {type(item).__name__}, not a sequence of {wanted}.")
+    if count is not None and len(given) != count:
+        raise PluginError(f"{who} returned {len(given)} for {count} that it was given.")
+    return given
 
 
 MAKERS = {

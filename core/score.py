@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -127,7 +127,10 @@ class Score:
 
 
 def _call(provider: RewardProvider, trajectories: Sequence[Trajectory]) -> Sequence[float | Failed]:
-    values = list(provider(trajectories)) if trajectories else []
+    given = provider(list(trajectories)) if trajectories else []  # its own list: it may sort it
+    if isinstance(given, Mapping | Set) or not isinstance(given, Iterable):
+        raise RewardError(f"reward {provider!r} gave a {type(given).__name__}, not a sequence.")
+    values = list(given)
     if len(values) != len(trajectories):
         raise RewardError(
             f"reward {provider!r} gave {len(values)} values for {len(trajectories)} trajectories."

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from didact.core.errors import RecipeError
+from didact.core.errors import PluginError, RecipeError
 from didact.core.phase import readout_of
-from didact.core.pipeline import Pipeline, unmet
+from didact.core.pipeline import Pipeline, each_a, unmet
 from didact.core.protocols import (
     CritiqueProvider,
     Failed,
@@ -21,7 +21,7 @@ from didact.core.protocols import (
 )
 from didact.core.ranges import Count
 from didact.core.schedule import now
-from didact.core.types import Group, Trajectory, changed
+from didact.core.types import Feedback, Group, Trajectory, changed
 from didact.core.where import EVERYTHING, Where
 
 NOTHING: Names = frozenset()
@@ -52,10 +52,14 @@ class Rollout:
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         chosen = [g for g in groups if self.where(g) for _ in range(self._asked(g))]
-        fresh = now(self.source, run.step).extend(chosen, run)
+        who = f"source '{type(self.source).__name__}'"
+        fresh = each_a(Sequence, now(self.source, run.step).extend(chosen, run), who, len(chosen))
         added: dict[int, list[Trajectory]] = {}
         for group, new in zip(chosen, fresh, strict=True):
-            added.setdefault(id(group), []).extend(new)
+            mine = each_a(Trajectory, new, who)
+            if any(member.prompt.id != group.prompt.id for member in mine):
+                raise PluginError(f"{who} gave '{group.prompt.id}' trajectories of another prompt.")
+            added.setdefault(id(group), []).extend(mine)
         return [group.add(added.get(id(group), ())) for group in groups]
 
     def _asked(self, group: Group) -> int:
@@ -88,7 +92,8 @@ class Critique:
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         chosen = [m for group in groups for m in group.members if self.where(m)]
-        said = now(self.critic, run.step)(chosen, run)
+        given, who = now(self.critic, run.step)(chosen, run), type(self.critic).__name__
+        said = each_a((Feedback, Failed), given, f"critic '{who}'", len(chosen))
         words = {id(m): given for m, given in zip(chosen, said, strict=True)}
         failed = sum(isinstance(given, Failed) for given in said)
         run.metrics["critique/failed"] = run.metrics.get("critique/failed", 0.0) + failed

@@ -139,8 +139,8 @@ class Filtered:
     A problem all of whose answers failed, or all of whose answers succeeded, has no advantage; the
     pass-rate filters of released recipes (DAPO drops such groups after sampling them, LLM360's
     Guru before training) are the limits of this with rests of 0 and without end. Composition: the
-    length of a rest is ours. If too few problems are awake, further epochs begin until enough are. A
-    problem whose turn comes twice in one draw (the end of an epoch and the beginning of the next)
+    length of a rest is ours. If too few problems are awake, further epochs begin until enough are.
+    A problem whose turn comes twice in one draw (the end of an epoch and the beginning of the next)
     loses the second one.
 
     Args:
