@@ -73,15 +73,17 @@ def _flat(data: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def described(name: str) -> str:
-    """A part's kind, plug-in, documentation and settings. `name` or `kind:name`."""
+    """A part's kind, plug-in, documentation and settings. `name`, `package/name` or `kind:name`."""
     registry = load()
-    kind, _, bare = name.rpartition(":")
+    kind, _, part = name.rpartition(":")
+    owner, _, bare = part.rpartition("/")
     if kind and kind not in HOOKS:
         raise RecipeError(unknown("kind of part", kind, HOOKS))
-    found = [e for e in registry.entries() if e.name == bare and kind in ("", e.kind)]
+    entries = [e for e in registry.entries() if kind in ("", e.kind)]
+    entries = [e for e in entries if owner in ("", e.origin, e.package)]
+    found = [entry for entry in entries if entry.name == bare]
     if not found:
-        names = {e.name for e in registry.entries() if kind in ("", e.kind)}
-        raise RecipeError(unknown(kind or "part", bare, names))
+        raise RecipeError(unknown(kind or "part", part, {entry.name for entry in entries}))
     return "\n\n".join(map(_card, found))
 
 

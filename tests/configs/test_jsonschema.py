@@ -127,4 +127,5 @@ def test_descriptions_are_the_parts_own(check):
 def test_a_description_of_a_part_shows_the_ranges_of_its_settings():
     assert "dual_clip: float > 1 | None  (default None)" in described("loss:ppo_clip")
     assert "n: int >= 1  (default 8)" in described("source:policy")
+    assert described("didact/ppo_clip") == described("ppo_clip")
     assert "gamma: float >= 0 <= 1  (default 1.0)" in described("advantage:gae")
