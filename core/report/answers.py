@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from didact.core.report.alike import keyed
 from didact.core.report.evidence import Evidence
 from didact.core.report.read import Row, RunRecord
 
@@ -49,7 +50,7 @@ def final_answers(evidence: Evidence, runs: Sequence[RunRecord]) -> Browser:
     for run in runs:
         if run.answers is not None:
             first.setdefault(run.label, run)
-    tables = {label: _rows(run) for label, run in first.items()}
+    tables = {label: keyed(run) for label, run in first.items()}
     items: list[Mapping[str, Any]] = []
     size = 0
     for at in _chosen(evidence):
@@ -65,16 +66,6 @@ def final_answers(evidence: Evidence, runs: Sequence[RunRecord]) -> Browser:
         f"{LONGEST:,} characters."
     )
     return Browser(tuple(items), len(items), total, note)
-
-
-def _rows(run: RunRecord) -> dict[str, Row]:
-    seen: dict[str, int] = defaultdict(int)
-    out = {}
-    for row in run.answers or ():
-        name = str(row["id"])
-        seen[name] += 1
-        out[name if seen[name] == 1 else f"{name}#{seen[name]}"] = row
-    return out
 
 
 def _chosen(evidence: Evidence) -> list[int]:

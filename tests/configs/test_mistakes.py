@@ -1,11 +1,11 @@
 """A recipe with ten typical mistakes gives ten readable lines with line numbers."""
 
 import pytest
+from mistakes import mistakes
 
 from didact.configs.assemble import assemble
 from didact.configs.document import read
 from didact.configs.load import check
-from didact.core.errors import RecipeError
 from didact.plugins.manager import load
 from didact.plugins.signature import hints_of, shown
 
@@ -31,15 +31,6 @@ phases:
 @pytest.fixture(scope="module")
 def registry():
     return load(installed=False)
-
-
-def mistakes(tmp_path, registry, text: str) -> list[str]:
-    file = tmp_path / "mine.yaml"
-    file.write_text(text, encoding="utf-8")
-    document = read(file)
-    with pytest.raises(RecipeError) as caught:
-        assemble(check(document, registry), registry, document)
-    return str(caught.value).splitlines()
 
 
 def test_ten_mistakes_are_eleven_lines_each_with_its_place(tmp_path, registry):

@@ -1,6 +1,7 @@
 """What a recipe says takes effect, and what is wrong in it is told where it stands."""
 
 import pytest
+from mistakes import mistakes
 
 from didact.configs.assemble import assemble
 from didact.configs.document import read
@@ -16,14 +17,6 @@ from didact.plugins.manager import load
 @pytest.fixture(scope="module")
 def registry():
     return load(installed=False)
-
-
-def mistakes(tmp_path, registry, text: str) -> list[str]:
-    file = tmp_path / "mine.yaml"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(RecipeError) as caught:
-        check(read(file), registry)
-    return str(caught.value).splitlines()
 
 
 SPREAD = """\
