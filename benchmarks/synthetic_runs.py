@@ -132,6 +132,7 @@ def make_run(
     rng = random.Random(f"{name} {seed}" if dice is None else dice)
     shift = rng.gauss(0, drift)
     folder = RunFolder(path)
+    path.mkdir(parents=True, exist_ok=True)
     folder.create(resume=False, recipe=yaml.safe_dump(recipe_of(name, kind, seed, steps, every)))
     folder.manifest.write_text(
         json.dumps({"seed": seed, "versions": {"didact": "0.1.0"}, "git": {}, "data": {}}),

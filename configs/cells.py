@@ -21,7 +21,7 @@ State = Literal["new", "begun", "changed", "done"]
 def state_of(cell: Cell) -> State:
     """Whether the folder holds this very recipe, from the same model and with the same data, and
     was trained to the end."""
-    from didact.configs.launch import data_of, start_of
+    from didact.configs.launch import changed_data, data_of, start_of
 
     folder, registry = cell.folder, load()
     if not folder.recipe.exists():
@@ -32,8 +32,7 @@ def state_of(cell: Cell) -> State:
     began = _began(folder)
     if began.get("start") not in (None, start_of(recipe, registry)):
         return "changed"
-    data = data_of(recipe)
-    if any(data.get(name, found) != found for name, found in began.get("data", {}).items()):
+    if changed_data(began, data_of(recipe)):
         return "changed"
     return "done" if folder.final.exists() else "begun"
 

@@ -55,9 +55,11 @@ def train_recipe(
     world = worlds.current()
     console = console or Console(quiet=quiet or world.rank > 0)
     with folder.held() if world.rank == 0 else contextlib.nullcontext():
+        origin: Mapping[str, Any] = {}
         if world.rank == 0:
             folder.create(resume=resume, recipe=as_yaml(resolved(recipe)))
-            _same_start(folder, start_of(recipe, registry), data_of(recipe))
+            origin = {"start": start_of(recipe, registry), "data": data_of(recipe)}
+            _same_start(folder, origin)
         world.barrier()
         if resume and not folder.states():
             console.say(f"{folder.path}: no state to resume from, starting at the first step")
@@ -66,7 +68,7 @@ def train_recipe(
             return "done"
         for notice in parts.notices:
             console.say(f"note: {notice}")
-        return _trained(recipe, parts, registry, folder, console, resume)
+        return _trained(recipe, parts, registry, folder, console, resume, origin)
 
 
 def _trained(
@@ -76,6 +78,7 @@ def _trained(
     folder: RunFolder,
     console: Console,
     resume: bool,
+    origin: Mapping[str, Any],
 ) -> str:
     """Load the models and run; whatever ends it early is written into the folder."""
     try:
@@ -85,7 +88,7 @@ def _trained(
             tell_left_out("task", opened.parts.task, console, folder)
             if opened.evaluation is not None:
                 tell_left_out("evaluation.task", opened.evaluation.task, console, folder)
-            return _session(opened, folder, console, resume)()
+            return _session(opened, folder, console, resume, origin)()
     except BaseException:
         with contextlib.suppress(OSError):  # the disk may be what failed
             (folder.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -116,23 +119,30 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DIDACT_CACHE", "~/.cache/didact")).expanduser()
 
 
-def _same_start(folder: RunFolder, start: str, data: Mapping[str, str]) -> None:
+def _same_start(folder: RunFolder, origin: Mapping[str, Any]) -> None:
     """Refuse to go on from another model, or with other data, than the run began with."""
     if not folder.manifest.exists():
         return
     written = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    start = origin["start"]
     began = written.get("start", start)
     if began != start:
         raise RunError(
             f"{folder.path}: began with '{began}', but its recipe now starts from '{start}' (the "
             f"base recipe has changed); start a new run."
         )
-    other = sorted(n for n, found in written.get("data", {}).items() if data.get(n, found) != found)
+    other = changed_data(written, origin["data"])
     if other:
         raise RunError(
             f"{folder.path}: began with another file than there is now for {', '.join(other)}; "
             f"put it back, or start a new run."
         )
+
+
+def changed_data(began: Mapping[str, Any], data: Mapping[str, str]) -> list[str]:
+    """The data files of `data_of` that are others than those in the manifest of a run."""
+    before: Mapping[str, str] = began.get("data", {})
+    return sorted(name for name, found in before.items() if data.get(name, found) != found)
 
 
 def data_of(recipe: Recipe) -> dict[str, str]:
@@ -217,7 +227,9 @@ def tell_left_out(
             console.say(f"  {line}")
 
 
-def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) -> Session:
+def _session(
+    opened: Opened, folder: RunFolder, console: Console, resume: bool, origin: Mapping[str, Any]
+) -> Session:
     recipe, stop = opened.recipe, opened.recipe.stop
     experience = opened.parts.experience
     session = Session(
@@ -244,15 +256,15 @@ def _session(opened: Opened, folder: RunFolder, console: Console, resume: bool) 
             ),
             console.watching(recipe.steps, recipe.phases),
         ]
-        _write_manifest(folder, opened)
+        _write_manifest(folder, opened, origin)
     return session
 
 
-def _write_manifest(folder: RunFolder, opened: Opened) -> None:
+def _write_manifest(folder: RunFolder, opened: Opened, origin: Mapping[str, Any]) -> None:
     plugins = opened.registry.versions()
     recipe = opened.recipe
-    record = manifest(seed=recipe.seed, plugins=plugins, data=data_of(recipe))
-    record["start"] = start_of(recipe, opened.registry)
+    record = manifest(seed=recipe.seed, plugins=plugins, data=origin["data"])
+    record["start"] = origin["start"]
     record["recipe"] = hashlib.sha256(as_yaml(resolved(recipe)).encode()).hexdigest()
     with replacing(folder.manifest) as new:
         new.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from didact.configs.schema import PromptSpec
-from didact.core.errors import DataError
+from didact.core.errors import DataError, first_few
 from didact.core.protocols import TaskSource
 from didact.core.render import TextRenderer
 from didact.core.types import Problem
-
-SHOWN = 10
-"""Rows spelt out in an error; the others are counted."""
 
 
 @runtime_checkable
@@ -45,9 +42,8 @@ def make_renderer(prompt: PromptSpec, tokenizer: Any, tasks: Sequence[TaskSource
         for problem, length in renderer.overlong(table.problems)
     ]
     if long:
-        more = [f"… and {len(long) - SHOWN} more rows."] if len(long) > SHOWN else []
         limit = f"The limit is {prompt.max_tokens}: raise 'prompt.max_tokens', or leave them out."
-        raise DataError("\n".join([*long[:SHOWN], *more, limit]))
+        raise DataError("\n".join([*first_few(long, "rows"), limit]))
     return renderer
 
 

@@ -1,7 +1,10 @@
 """Every error a user can cause, and the one way we phrase them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+
+SHOWN = 10
+"""Rows spelt out in an error; the others are counted."""
 
 
 class DidactError(Exception):
@@ -38,3 +41,9 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> str:
     near = get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"no {kind} named '{name}'.{hint} Available: {', '.join(names) or 'none'}."
+
+
+def first_few(lines: Sequence[str], what: str) -> list[str]:
+    """The lines of an error that are spelt out, and how many more of what there are."""
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], *([f"… and {more} more {what}."] if more > 0 else [])]

@@ -62,7 +62,7 @@ class RunFolder:
         return sorted((int(path.name.removeprefix("step-")), path) for path in names)
 
     def create(self, *, resume: bool, recipe: str) -> None:
-        """Enter a new run, or check that it is this recipe's to resume.
+        """Enter a new run in the folder, or check that it is this recipe's to resume.
 
         What failed before it began (it has no manifest yet) may be entered anew.
 
@@ -80,7 +80,6 @@ class RunFolder:
                 f"'didact recipe diff {self.recipe} …' and start a new run for the new one."
             )
         with self._written():
-            self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "error.txt").unlink(missing_ok=True)
             if not began:
                 with replacing(self.recipe) as new:

@@ -11,14 +11,12 @@ from typing import Any
 
 import torch
 
-from didact.core.errors import DataError, unknown
+from didact.core.errors import SHOWN, DataError, first_few, unknown
 from didact.core.types import Group, Problem, Prompt
 from didact.core.where import Where
 from didact.feedback.tasks.columns import Columns
 
 Row = Mapping[str, Any]
-SHOWN = 10
-"""Bad rows spelt out in an error; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,8 @@ def table(
 
 
 def _told(faults: Sequence[str]) -> str:
-    more = len(faults) - SHOWN
-    lines = [*faults[:SHOWN], *([f"… and {more} more bad rows."] if more > 0 else [])]
-    return "\n".join([*lines, "Correct the rows, or leave them out with 'skip_bad: true'."])
+    few = first_few(faults, "bad rows")
+    return "\n".join([*few, "Correct the rows, or leave them out with 'skip_bad: true'."])
 
 
 def _stem(source: str) -> str:
