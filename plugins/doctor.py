@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Literal
@@ -95,17 +95,26 @@ def judged(known: Facts, needed: Iterator[str] | list[str]) -> Iterator[Finding]
     Args:
         needed: requirements of didact, as its metadata says them.
     """
-    for text in needed:
-        requirement = Requirement(text)
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        have = known.versions.get(requirement.name)
-        if have is None:
-            yield Finding("error", f"{requirement.name} is not installed; didact needs {text}.")
-        elif not requirement.specifier.contains(have, prereleases=True):
-            yield Finding("error", f"{requirement.name} {have}: didact needs {text}.")
+    for name, have, text in _unmet(needed, lambda name: known.versions.get(name, "")):
+        told = f"{name} {have}: didact needs {text}."
+        yield Finding("error", told if have else f"{name} is not installed; didact needs {text}.")
     yield from _vllm(known)
     yield from _cuda(known)
+
+
+def _unmet(needed: Iterable[str], version: Callable[[str], str]) -> Iterator[tuple[str, str, str]]:
+    """Name, version here ("" for none) and text of each requirement that is for here and not met.
+
+    Args:
+        version: of a package by name, "" if it is not installed.
+    """
+    for text in needed:
+        need = Requirement(text)
+        if need.marker and not need.marker.evaluate({"extra": ""}):
+            continue
+        have = version(need.name)
+        if not have or not need.specifier.contains(have, prereleases=True):
+            yield need.name, have, text
 
 
 def _vllm(known: Facts) -> Iterator[Finding]:
@@ -208,17 +217,12 @@ def _of_plugins(registry: Registry) -> Iterator[Finding]:
 def _of_parts(registry: Registry) -> Iterator[Finding]:
     """Packages that plug-ins need and do not have, and parts whose settings cannot be read."""
     for plugin in registry.plugins.values():
-        for text in requires(plugin.package) or ():
-            need = Requirement(text)
-            if need.marker and not need.marker.evaluate({"extra": ""}):
-                continue
-            have = _version(need.name)
-            if not have or not need.specifier.contains(have, prereleases=True):
-                told = f"there is {have}" if have else "it is not installed"
-                yield Finding("error", f"plug-in '{plugin.name}' needs {text}; {told}.")
+        for _, have, text in _unmet(requires(plugin.package) or (), _version):
+            told = f"there is {have}" if have else "it is not installed"
+            yield Finding("error", f"plug-in '{plugin.name}' needs {text}; {told}.")
     for entry in registry.entries():
         try:
-            assert entry.origin == "didact" or entry.params
+            _ = None if entry.origin == "didact" else entry.params  # reads the signature
         except PluginError as error:
             yield Finding("error", f"plug-in '{entry.origin}': {error}")
 
