@@ -54,29 +54,25 @@ def group_norm(
         flat_below: groups with a standard deviation below this get 0 (RLPR; Trinity's threshold).
     """
     deviation = centred(rewards, groups, singleton)
-    spread = group_std(rewards, groups, ddof)
     if flat_below:
-        deviation = torch.where((spread < flat_below) & (group_size(groups) > 1), 0.0, deviation)
-    return _scaled(deviation, spread, rewards, scale, ddof, eps, guard)
+        flat = (group_std(rewards, groups, ddof) < flat_below) & (group_size(groups) > 1)
+        deviation = torch.where(flat, 0.0, deviation)
+    return _scaled(deviation, rewards, groups, scale, ddof, eps, guard)
 
 
 def _scaled(
     deviation: Tensor,
-    spread: Tensor,
     rewards: Tensor,
+    groups: Tensor,
     scale: Scale,
     ddof: int,
     eps: float,
     guard: Guard,
 ) -> Tensor:
-    match scale:
-        case "none":
-            return deviation
-        case "group":
-            return divided(deviation, spread, eps, guard)
-        case "batch":
-            everyone = group_std(rewards, torch.zeros_like(rewards, dtype=torch.long), ddof)
-            return divided(deviation, everyone, eps, guard)
+    if scale == "none":
+        return deviation
+    among = groups if scale == "group" else torch.zeros_like(groups)
+    return divided(deviation, group_std(rewards, among, ddof), eps, guard)
 
 
 def split_norm(
@@ -132,7 +128,7 @@ def leave_one_out(
     alone = centred(rewards, groups, singleton)
     deviation = torch.where(size > 1, alone * size / (size - 1).clamp(min=1), alone)
     deviation = torch.where(deviation.abs() < zero_below, 0.0, deviation)
-    return _scaled(deviation, group_std(rewards, groups, ddof), rewards, scale, ddof, eps, guard)
+    return _scaled(deviation, rewards, groups, scale, ddof, eps, guard)
 
 
 def remax(rewards: Tensor, baseline: Tensor) -> Tensor:

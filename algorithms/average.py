@@ -53,24 +53,25 @@ def row_weights(mask: Tensor, prompts: Sequence[str], how: Average) -> Callable[
         A function of the positions of some rows, int64 [b], to their weights, float64 [b]. With no
         loss token at all every weight is 0.
     """
-    lengths = mask.sum(1).double()
-    rows = (lengths > 0).sum().double()
-    weights = torch.zeros_like(lengths)
+    lengths = mask.sum(1, dtype=torch.float64)
     some = lengths > 0
-    if rows > 0:
+    rows = int(some.sum())
+    weight: Tensor | float = 0.0
+    if rows:
         match how:
             case "tokens":
-                weights[some] = 1 / lengths.sum()
+                weight = 1 / lengths.sum()
             case "sequences":
-                weights[some] = 1 / (rows * lengths[some])
+                weight = 1 / (rows * lengths)
             case "sequence_sum":
-                weights[some] = 1 / rows
+                weight = 1 / rows
             case "prompts":
-                weights[some] = _by_prompt(lengths, prompts)[some]
+                weight = _by_prompt(lengths, prompts)
             case Constant(per_sequence=float(length)):
-                weights[some] = 1 / (rows * length)
+                weight = 1 / (rows * length)
             case Constant(total=float(divisor)):
-                weights[some] = 1 / divisor
+                weight = 1 / divisor
+    weights = torch.where(some, torch.as_tensor(weight, dtype=torch.float64), 0.0)
     return lambda positions: weights[positions]
 
 

@@ -31,14 +31,19 @@ def group_size(groups: Tensor) -> Tensor:
 
 def group_mean(values: Tensor, groups: Tensor) -> Tensor:
     """Mean of the row's group."""
-    size = group_size(groups).to(values.dtype)
-    return group_sum(values, groups) / size.view(-1, *[1] * (values.dim() - 1))
+    return _mean(values, groups, group_size(groups))
+
+
+def _mean(values: Tensor, groups: Tensor, size: Tensor) -> Tensor:
+    wide = size.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
+    return group_sum(values, groups) / wide
 
 
 def group_std(values: Tensor, groups: Tensor, ddof: int = 1) -> Tensor:
     """Standard deviation of the row's group, values [N]; 1 for a group of at most `ddof` rows."""
-    freedom = (group_size(groups) - ddof).to(values.dtype)
-    squares = group_sum((values - group_mean(values, groups)) ** 2, groups)
+    size = group_size(groups)
+    freedom = (size - ddof).to(values.dtype)
+    squares = group_sum((values - _mean(values, groups, size)) ** 2, groups)
     return torch.where(freedom > 0, squares / freedom.clamp(min=1), 1.0).sqrt()
 
 
@@ -87,10 +92,10 @@ def _codes(keys: Tensor) -> Tensor:
 
 def centred(values: Tensor, groups: Tensor, singleton: Singleton = "raw") -> Tensor:
     """Deviation from the group's mean, [N]; exactly 0 in a group whose values are all equal."""
-    deviation = torch.where(is_flat(values, groups), 0.0, values - group_mean(values, groups))
-    if singleton == "zero":
-        return deviation
-    return torch.where(group_size(groups) == 1, values, deviation)
+    size = group_size(groups)
+    deviation = values - _mean(values, groups, size)
+    deviation = torch.where(is_flat(values, groups), 0.0, deviation)
+    return deviation if singleton == "zero" else torch.where(size == 1, values, deviation)
 
 
 def divided(values: Tensor, std: Tensor, eps: float, guard: Guard) -> Tensor:

@@ -71,27 +71,31 @@ class Score:
 
     def __call__(self, groups: Sequence[Group], run: Run) -> Sequence[Group]:
         unscored = [m for g in groups for m in g.members if "reward" not in m.signals]
-        values = {
-            f"reward/{name}": run.world.map(partial(_call, now(given.provider, run.step)), unscored)
-            for name, given in self.rewards.items()
-        }
-        counts = [
-            (f"reward/{name}", value_at(given.weight, run.step), value_at(given.offset, run.step))
+        parts = [
+            (
+                f"reward/{name}",
+                run.world.map(partial(_call, now(given.provider, run.step)), unscored),
+                value_at(given.weight, run.step),
+                value_at(given.offset, run.step),
+            )
             for name, given in self.rewards.items()
         ]
         decisive = f"reward/{self.solved_by or next(iter(self.rewards))}"
-        scored: dict[int, Trajectory | None] = {}
+        scored: dict[int, Trajectory | None] = dict.fromkeys(map(id, unscored))
         failures: list[str] = []
         for at, member in enumerate(unscored):
-            signals: dict[str, Any] = {name: given[at] for name, given in values.items()}
-            bad = [f"{n}: {v.reason}" for n, v in signals.items() if isinstance(v, Failed)]
-            if bad:
-                failures += bad
-                scored[id(member)] = None
-                continue
-            signals["reward"] = sum(weight * signals[n] + offset for n, weight, offset in counts)
-            signals["success"] = float(signals[decisive] >= self.solved_at)
-            scored[id(member)] = changed(member, signals={**member.signals, **signals})
+            signals, total = dict(member.signals), 0.0
+            for name, values, weight, offset in parts:
+                value = values[at]
+                if isinstance(value, Failed):
+                    failures.append(f"{name}: {value.reason}")
+                    break
+                signals[name] = value
+                total += weight * value + offset
+            else:
+                signals["reward"] = total
+                signals["success"] = float(signals[decisive] >= self.solved_at)
+                scored[id(member)] = changed(member, signals=signals)
         self._report(failures, len(unscored), run)
         done = [self._summarise(g, [scored.get(id(m), m) for m in g.members]) for g in groups]
         lost = [bool(g.members) and not d.members for g, d in zip(groups, done, strict=True)]

@@ -13,7 +13,7 @@ from didact.core.protocols import Names, Request, Run
 from didact.core.ranges import Count
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Trajectory
-from didact.feedback.policy import appended, ask, cut, said, sampling_of, seeds_of, started
+from didact.feedback.policy import ask, cut, said, sampling_of, seeds_of, started, told
 
 Move = Literal["cooperate", "defect"]
 SEATS = (0, 1)
@@ -96,7 +96,7 @@ class RepeatedGame:
     def _hears(self, player: Trajectory, move: Move, run: Run) -> Trajectory:
         word = self.cooperate if move == "cooperate" else self.defect
         tokens = run.renderer.response(self.told.format(move=word), end=False)
-        return appended(player, tokens, torch.zeros(len(tokens)), trainable=False)
+        return told(player, tokens)
 
     def _paid(
         self,

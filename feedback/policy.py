@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
+import numpy
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -81,12 +82,16 @@ class PolicySource:
         seeds = seeds_of(run, [episode.prompt for episode in live], self.model + greedy)
         active, turn = list(range(len(live))), 0
         while active:
-            rooms = [sampling.max_tokens - live[at].tokens.numel() for at in active]
-            limits = [min(room, self.turn_tokens or room) for room in rooms]
-            requests = [Request(_context(live[at]), _turn(seeds[at], turn)) for at in active]
+            episodes = [live[at] for at in active]
+            most = self.turn_tokens or sampling.max_tokens
+            limits = [min(sampling.max_tokens - each.tokens.numel(), most) for each in episodes]
+            requests = [
+                Request(_context(each), _turn(seeds[at], turn))
+                for at, each in zip(active, episodes, strict=True)
+            ]
             samples = ask(run, self.model, requests, replace(sampling, max_tokens=max(limits)))
             heard = [cut(sample, limit) for sample, limit in zip(samples, limits, strict=True)]
-            longer = said([live[at] for at in active], heard, run)
+            longer = said(episodes, heard, run)
             if self.environment is not None:
                 longer = [episode.with_signals(turns=turn + 1.0) for episode in longer]
             for at, episode in zip(active, longer, strict=True):
@@ -121,7 +126,7 @@ class PolicySource:
             if len(live[at].tokens) + len(tokens) >= most:
                 live[at] = changed(live[at], truncated=True)
                 continue
-            live[at] = appended(live[at], tokens, torch.zeros(len(tokens)), trainable=False)
+            live[at] = told(live[at], tokens)
             going.append(at)
         return going
 
@@ -220,30 +225,48 @@ def started(prompt: Prompt, origin: str) -> Trajectory:
 def said(episodes: Sequence[Trajectory], samples: Sequence[Sample], run: Run) -> list[Trajectory]:
     """Each episode with one more response; its version is the oldest that spoke in it."""
     texts = run.renderer.texts([sample.tokens for sample in samples])
+    own = numpy.ones(max((sample.tokens.numel() for sample in samples), default=0), dtype=bool)
     return [
-        appended(
+        _longer(
             so_far,
             sample.tokens,
             sample.logprobs,
-            trainable=True,
-            text=text,
-            truncated=sample.truncated,
-            version=sample.version
-            if so_far.version is None
-            else min(so_far.version, sample.version),
+            torch.from_numpy(own[: sample.tokens.numel()].copy()),  # half of torch.full's time
+            text,
+            sample.truncated,
+            sample.version if so_far.version is None else min(so_far.version, sample.version),
         )
         for so_far, sample, text in zip(episodes, samples, texts, strict=True)
     ]
 
 
-def appended(
-    so_far: Trajectory, tokens: Tensor, logprobs: Tensor, trainable: bool, **fields: Any
+def told(so_far: Trajectory, tokens: Tensor) -> Trajectory:
+    """The episode with a reply: tokens that the policy did not write."""
+    flags = torch.zeros(len(tokens), dtype=torch.bool)
+    text, truncated, version = so_far.text, so_far.truncated, so_far.version
+    return _longer(so_far, tokens, torch.zeros(len(tokens)), flags, text, truncated, version)
+
+
+def _longer(
+    so_far: Trajectory,
+    tokens: Tensor,
+    logprobs: Tensor,
+    flags: Tensor,
+    text: str,
+    truncated: bool,
+    version: int | None,
 ) -> Trajectory:
-    """The episode with further tokens, the log-probabilities they were drawn with, and fields."""
-    flags = torch.full((tokens.numel(),), trainable)
+    """The episode with further tokens, and the log-probabilities they were drawn with."""
     if so_far.tokens.numel():
         tokens = torch.cat([so_far.tokens, tokens])
         flags = torch.cat([so_far.trainable, flags])
         logprobs = torch.cat([so_far.columns["behavior_logprobs"], logprobs])
-    columns = {**so_far.columns, "behavior_logprobs": logprobs}
-    return changed(so_far, tokens=tokens, trainable=flags, columns=columns, **fields)
+    return changed(
+        so_far,
+        tokens=tokens,
+        trainable=flags,
+        text=text,
+        truncated=truncated,
+        version=version,
+        columns={**so_far.columns, "behavior_logprobs": logprobs},
+    )

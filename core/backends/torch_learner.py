@@ -84,6 +84,7 @@ class TorchLearner:
         if half:
             self.masters = [p.detach().float().clone() for p in self.params]
         self.with_gradient = [*self.params, *self.masters] if half else self.params
+        self._clear()  # and after every update
         self.optimizer = NamedAdamW(self.masters, optimizers) if optimizers else None
         self.scalars = Scalars(optimizers, self.world, self.reader.device)
         self.factor = 1.0
@@ -125,7 +126,6 @@ class TorchLearner:
             micro = learning.micro_batches(batch, active, max_tokens, self.world, padded)
             parts = [part for part in micro if len(part)]
             bound = self.scalars.over(rule, batch, step)
-            self._clear()
             try:
                 tally = learning.backward(parts, self.reader.read, bound, wanted, self._backward)
                 metrics = reports.metrics_of(tally, batch, sum(idle), self.world)
