@@ -81,7 +81,7 @@ def compare(
     jobs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Cells that run at once. Default: as many as there are GPUs for, else 1."
+            min=1, help="Cells that run at once. Default: as many as GPUs or cores suffice for."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Instead of the file's, e.g. 0,1,2.")] = "",

@@ -32,7 +32,8 @@ def run_comparison(
     A failed cell does not stop the others: the report shows it with its error.
 
     Args:
-        jobs: cells that run at once; None: as many as there are GPUs for, 1 without any.
+        jobs: cells that run at once; None: as many as there are GPUs for, or, without any, as there
+            are cores for by the file's `cpus`.
 
     Returns:
         The report, or None for a dry run.
@@ -61,16 +62,16 @@ def run_comparison(
         return None
     gpus = shared_gpus(todo)
     out.mkdir(parents=True, exist_ok=True)
-    _record(comparison, source, out, old)
-    most = jobs or max(len(gpus) // max(comparison.gpus, 1), 1)
+    most = jobs or at_once(comparison, gpus)
+    _record(comparison, source, out, old, most)
     try:
-        failed = run_cells(todo, most, gpus, console)
+        failed = run_cells(todo, most, gpus, console, comparison.cpus)
     except KeyboardInterrupt:
         console.say("interrupted; the same command continues")
         raise
     from didact.core.report import build_report
 
-    _record(comparison, source, out, outdated(comparison, out, ran))
+    _record(comparison, source, out, outdated(comparison, out, ran), most)
     said = "".join(f"failed: {name}: {reason}\n" for name, reason in failed.items())
     try:
         report = build_report([out], out)
@@ -94,8 +95,12 @@ def outdated(comparison: Comparison, out: Path, ran: Collection[str]) -> list[tu
     return [(cell.label, cell.seed) for cell in there if state_of(cell) == "changed"]
 
 
-def _record(comparison: Comparison, source: str, out: Path, old: Sequence[tuple[str, int]]) -> None:
+def _record(
+    comparison: Comparison, source: str, out: Path, old: Sequence[tuple[str, int]], most: int
+) -> None:
     """Write down what is compared, for the report."""
+    file = out / "comparison.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     labels = list(comparison.methods)
     matches = {k: [m.match.axis, m.match.of] for k, m in comparison.methods.items() if m.match}
     record = {
@@ -107,8 +112,9 @@ def _record(comparison: Comparison, source: str, out: Path, old: Sequence[tuple[
         "axis": comparison.axis,
         "matches": matches,
         "outdated": [f"{label}, seed {seed}" for label, seed in old],
+        "at_once": max(most, before.get("at_once", 1)),
     }
-    with replacing(out / "comparison.json") as new:
+    with replacing(file) as new:
         new.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -130,14 +136,29 @@ def shared_gpus(todo: Sequence[Cell]) -> list[str]:
     return (named.split(",") if named else [str(at) for at in range(count)])[:count]
 
 
+def at_once(comparison: Comparison, gpus: Sequence[str]) -> int:
+    """How many cells this machine has room for: by its GPUs, or, if it has none, by its cores."""
+    import torch
+
+    if gpus:
+        return max(len(gpus) // max(comparison.gpus, 1), 1)
+    if comparison.cpus is None or torch.cuda.device_count():
+        return 1
+    return max((os.cpu_count() or 1) // comparison.cpus, 1)
+
+
 def run_cells(
-    todo: Sequence[Cell], jobs: int, gpus: Sequence[str], console: Console
+    todo: Sequence[Cell],
+    jobs: int,
+    gpus: Sequence[str],
+    console: Console,
+    cpus: int | None = None,
 ) -> dict[str, str]:
     """Run the cells, each in a process of its own; the reason of each that failed, by name."""
     failed: dict[str, str] = {}
     waiting = list(todo)
     running: dict[str, Cell] = {}
-    with Pool(jobs, gpus) as pool:
+    with Pool(jobs, gpus, cpus) as pool:
         while waiting or running:
             while cell := _startable(waiting, running, pool, shared=bool(gpus)):
                 waiting.remove(cell)

@@ -54,6 +54,9 @@ class Comparison(Strict):
         axis: the budget axis that the report's curves and checks are about.
         budget: every method's limit on that axis.
         gpus: GPUs that each cell has to itself, on a machine that has any; 0: every cell sees all.
+        cpus: cores that each cell has on a machine without GPUs, where as many cells run at once
+            as there are cores for; None: all of them, so one cell after another. Small models are
+            slower on two cores than two of them on a core each.
     """
 
     title: str = ""
@@ -65,6 +68,7 @@ class Comparison(Strict):
     axis: Axis = "steps"
     budget: float | None = None
     gpus: int = Field(default=1, ge=0)
+    cpus: int | None = Field(default=None, ge=1)
 
     @field_validator("seeds")
     @classmethod

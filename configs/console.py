@@ -28,7 +28,9 @@ class Console:
 
     def nested(self) -> Console:
         """For a run inside a run."""
-        return Console(self.quiet, self.indent + "  ")
+        inner = Console(self.quiet, self.indent + "  ")
+        inner.live = self.live
+        return inner
 
     def say(self, text: str) -> None:
         if not self.quiet:

@@ -190,7 +190,11 @@ def make_base(source: str, name: str, seed: int, console: Console) -> Path:
     if world.rank == 0:
         home.parent.mkdir(parents=True, exist_ok=True)
         with (home.parent / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be making it: wait, then use it
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                console.say(f"waiting for the base model '{source}', which another run is making")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             if not (home / "final").exists():
                 console.say(f"making the base model '{source}' (once; kept in {home})")
                 _make(source, seed, home, console.nested())

@@ -55,10 +55,14 @@ class Pool:
     Args:
         jobs: most processes at once.
         gpus: what to share out, as CUDA_VISIBLE_DEVICES names them.
+        cpus: threads of each process, unless OMP_NUM_THREADS says it; None: its share of the cores,
+            and for a single job what torch takes.
     """
 
-    def __init__(self, jobs: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(self, jobs: int, gpus: Sequence[str] = (), cpus: int | None = None) -> None:
         self.jobs, self.free = jobs, list(gpus)
+        threads = cpus or max((os.cpu_count() or 1) // jobs, 1)
+        self.limits = {"OMP_NUM_THREADS": str(threads)} if cpus or jobs > 1 else {}
         self.running: list[_Running] = []
         self.context = get_context("forkserver")
         _serve()
@@ -76,10 +80,7 @@ class Pool:
         if not self.room(gpus):
             raise RunError(f"{name}: no room for a call with {gpus} GPUs.")
         mine = tuple(self.free.pop(0) for _ in range(gpus))
-        environment = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // self.jobs, 1))}
-        if self.jobs == 1:
-            environment.clear()
-        environment |= os.environ
+        environment = {**self.limits, **os.environ}
         if mine:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         receiver, sender = self.context.Pipe(duplex=False)

@@ -197,7 +197,8 @@ def _named(estimate: Estimate, batch: Batch, promised: Names) -> dict[str, Tenso
             f"advantage: the estimator returned {listed(set(results))}, but declares "
             f"{listed(promised)}."
         )
-    rows, width = batch.rows, max(row.tokens.numel() for row in batch.rows)
+    rows = batch.rows
+    width = max(row.tokens.numel() for row in rows)
     for name, value in results.items():
         if value.shape not in ((len(rows),), (len(rows), width)):
             raise RecipeError(
@@ -206,8 +207,9 @@ def _named(estimate: Estimate, batch: Batch, promised: Names) -> dict[str, Tenso
             )
         if value.dim() == 2:
             results[name] = value = torch.where(batch.mask, value, 0.0)
-        bad = (~value.isfinite()).view(len(rows), -1).any(1).nonzero()
-        if len(bad):
+        finite = value.isfinite()
+        if not finite.all():
+            bad = (~finite).view(len(rows), -1).any(1).nonzero()
             row = rows[int(bad[0])]
             raise RecipeError(
                 f"advantage: '{name}' is not finite on {len(bad)} of {len(rows)} trajectories "
@@ -218,14 +220,15 @@ def _named(estimate: Estimate, batch: Batch, promised: Names) -> dict[str, Tenso
 
 def _written(rows: Sequence[Trajectory], results: Mapping[str, Tensor]) -> Iterator[Trajectory]:
     """Each row with its results; a name is a signal or a column, never both."""
-    read = {n: v.tolist() if v.dim() == 1 else v.float() for n, v in results.items()}
+    numbers = {name: value.tolist() for name, value in results.items() if value.dim() == 1}
+    by_token = {name: value.float() for name, value in results.items() if value.dim() == 2}
     for at, row in enumerate(rows):
-        signals, columns = dict(row.signals), dict(row.columns)
-        for name, value in read.items():
-            if isinstance(value, list):
-                columns.pop(name, None)
-                signals[name] = value[at]
-            else:
-                signals.pop(name, None)
-                columns[name] = value[at, : row.tokens.numel()].clone()
+        signals, columns = dict(row.signals), row.columns
+        for name, values in numbers.items():
+            signals[name] = values[at]
+        if by_token or not numbers.keys().isdisjoint(columns):
+            signals = {name: value for name, value in signals.items() if name not in by_token}
+            columns = {name: value for name, value in columns.items() if name not in numbers}
+            for name, tokens in by_token.items():
+                columns[name] = tokens[at, : row.tokens.numel()].clone()
         yield changed(row, signals=signals, columns=columns)

@@ -40,8 +40,8 @@ class Batch:
     @cached_property
     def _inside(self) -> Tensor:
         """Where a row has a token, bool [B, T]."""
-        lengths = torch.tensor([shape[0] for shape in self._shapes])
-        return torch.arange(int(lengths.max())) < lengths[:, None]
+        lengths = [shape[0] for shape in self._shapes]
+        return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
     @cached_property
     def _shapes(self) -> list[torch.Size]:
@@ -93,8 +93,12 @@ class Batch:
         return torch.tensor([row.signals[name] for row in self.rows], dtype=torch.float32)
 
     def take(self, chosen: Sequence[int]) -> Batch:
-        """The rows at these positions, in this order."""
-        return Batch(tuple(self.rows[at] for at in chosen))
+        """The rows at these positions, in this order; with their mask, if it is known here."""
+        taken = Batch(tuple(self.rows[at] for at in chosen))
+        if chosen and "mask" in self.__dict__:
+            width = max(row.tokens.numel() for row in taken.rows)
+            taken.__dict__["mask"] = self.mask[torch.tensor(chosen)][:, :width]
+        return taken
 
     def __len__(self) -> int:
         return len(self.rows)

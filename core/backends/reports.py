@@ -59,7 +59,8 @@ def of_tokens(
         chosen, stored, inside = sampled
         apart = torch.where(inside, reference[chosen, : stored.shape[1]] - stored, 0.0)
         size = apart.abs()
-        sums |= {"mismatch": _sum(size), "sampled": _sum(inside)}
+        counted = sums["tokens"] if inside is mask else _sum(inside)
+        sums |= {"mismatch": _sum(size), "sampled": counted}
         sums["mismatch_kl"] = (apart.double().expm1() - apart).sum()  # k3
         peaks["mismatch"] = size.max() if size.numel() else size.new_zeros(())
     return sums, peaks
@@ -74,9 +75,10 @@ def _carried(part: Batch, name: str, mask: Tensor) -> tuple[Tensor | slice, Tens
     having = [at for at, row in enumerate(part.rows) if name in row.columns]
     if not having:
         return None
-    some = len(having) < len(part)
-    stored = (part.take(having) if some else part).stored(name).to(mask.device)
-    chosen = torch.tensor(having, device=mask.device) if some else slice(None)
+    if len(having) == len(part):
+        return slice(None), part.stored(name).to(mask.device), mask
+    stored = part.take(having).stored(name).to(mask.device)
+    chosen = torch.tensor(having, device=mask.device)
     return chosen, stored, mask[chosen, : stored.shape[1]]
 
 

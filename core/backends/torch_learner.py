@@ -123,9 +123,9 @@ class TorchLearner:
         padded = not self.reader.packing
 
         def attempt(max_tokens: int) -> Mapping[str, float]:
+            bound = self.scalars.over(rule, batch, step)
             micro = learning.micro_batches(batch, active, max_tokens, self.world, padded)
             parts = [part for part in micro if len(part)]
-            bound = self.scalars.over(rule, batch, step)
             try:
                 tally = learning.backward(parts, self.reader.read, bound, wanted, self._backward)
                 metrics = reports.metrics_of(tally, batch, sum(idle), self.world)

@@ -9,7 +9,8 @@ A comparison's folder holds `comparison.json` and the runs as `cells/<folder>/<s
      "axis": "steps",                      # optional: the budget that all were given equally
      "seeds": [0, 1, 2],                   # optional: cells without a run are shown as missing
      "matches": {"SFT": ["demonstrations", "GRPO"]},    # optional: who was to spend as much as whom
-     "outdated": ["SFT, seed 0"]}          # optional: runs of a recipe that has changed since
+     "outdated": ["SFT, seed 0"],          # optional: runs of a recipe that has changed since
+     "at_once": 2}                         # optional: most runs that shared the machine
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Cells:
         budget: the axis that was meant to be equal, None if nothing was said.
         matches: by label, the axis and the method of which it was to spend as much.
         outdated: runs whose recipe the comparison's file has changed since.
+        at_once: most runs that were going on at once.
     """
 
     cells: tuple[Cell, ...]
@@ -59,6 +61,7 @@ class Cells:
     budget: str | None = None
     matches: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     outdated: tuple[str, ...] = ()
+    at_once: int = 1
 
     def read(self) -> list[RunRecord]:
         """Every cell's record, in order of labels and seeds."""
@@ -85,10 +88,9 @@ class Cells:
         title = said.get("title") or folder.resolve().name
         about = said.get("about", "")
         matches = {k: (a.replace("_", " "), of) for k, (a, of) in said.get("matches", {}).items()}
-        outdated = tuple(said.get("outdated", ()))
-        return Cells(
-            tuple(found), tuple(places), said["baseline"], title, about, axis, matches, outdated
-        )
+        outdated, at_once = tuple(said.get("outdated", ())), said.get("at_once", 1)
+        labels, baseline = tuple(places), said["baseline"]
+        return Cells(tuple(found), labels, baseline, title, about, axis, matches, outdated, at_once)
 
     @staticmethod
     def of_runs(paths: Sequence[Path]) -> Cells:
@@ -158,7 +160,8 @@ def _joined(parts: Sequence[Cells]) -> Cells:
     about = " ".join(part.about for part in parts if part.about)
     matches = {label: match for part in parts for label, match in part.matches.items()}
     outdated = tuple(name for part in parts for name in part.outdated)
-    return Cells(cells, tuple(labels), parts[0].baseline, title, about, budget, matches, outdated)
+    most, baseline = max(part.at_once for part in parts), parts[0].baseline
+    return Cells(cells, tuple(labels), baseline, title, about, budget, matches, outdated, most)
 
 
 def _apart(runs: Sequence[Path]) -> list[list[Path]]:

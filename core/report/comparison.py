@@ -103,6 +103,11 @@ def _caveats(
     else:
         out += _seed_caveats(cells.baseline, evidence)
         out += [*_question_caveats(evidence), *unlike_bins(runs)]
+    if cells.at_once > 1:
+        out.append(
+            f"Up to {cells.at_once} runs at once shared a machine: their seconds are not those of "
+            f"a run that has it to itself."
+        )
     return [
         *out,
         *match_notices(runs, cells.matches),

@@ -1,5 +1,6 @@
 """Cells run in processes of their own, with GPUs of their own (fakes: no GPU is there)."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from didact.configs.compare import run_cells, shared_gpus
-from didact.configs.comparison import Cell, Match
+from didact.configs.compare import _record, at_once, run_cells, shared_gpus
+from didact.configs.comparison import Cell, Comparison, Match
 from didact.configs.console import Console
 from didact.configs.document import Document
 from didact.configs.pool import Ended, Pool
@@ -59,6 +60,33 @@ def test_without_gpus_the_environment_is_the_callers(tmp_path, monkeypatch):
         pool.start("cell", 0, subprocess.check_call, tell(tmp_path / "cell"))
         drain(pool)
     assert (tmp_path / "cell").read_text().strip() == "2,3"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "cpus", "own", "threads"),
+    [(2, 1, "", "1"), (1, 3, "", "3"), (1, None, "", "none"), (2, 1, "5", "5")],
+)
+def test_threads_are_as_many_as_asked_for(tmp_path, monkeypatch, jobs, cpus, own, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    asked = f"echo ${{OMP_NUM_THREADS:-none}} > {tmp_path / 'threads'}"
+    with Pool(jobs, cpus=cpus) as pool:
+        pool.start("cell", 0, subprocess.check_call, ["sh", "-c", asked])
+        assert drain(pool)["cell"].failure == ""
+    assert (tmp_path / "threads").read_text().strip() == threads
+
+
+def test_cells_at_once_are_as_many_as_gpus_or_cores_suffice_for(monkeypatch):
+    def most(here, **settings):
+        methods = {"a": "grpo"}
+        return at_once(Comparison.model_validate({"methods": methods, **settings}), here)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert [most([]), most([], cpus=1), most([], cpus=3), most([], cpus=16)] == [1, 8, 2, 1]
+    assert [most(["0", "1"]), most(["0", "1"], gpus=2), most(["0", "1"], cpus=1)] == [2, 1, 2]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert most([], gpus=0, cpus=1) == 1  # all of them see the same GPUs
 
 
 def test_a_process_that_is_killed_is_named_and_those_beside_it_go_on():
@@ -185,3 +213,10 @@ def test_three_gpus_are_shared_out_to_the_cells(cells, monkeypatch):
     with pytest.raises(RecipeError, match="many / seed 0: gpus: 4 asked for, but there are 3"):
         shared_gpus(cells("many", gpus=4))
     assert shared_gpus(cells("any", gpus=0)) == []
+
+
+def test_a_comparison_remembers_the_most_cells_that_ran_at_once(tmp_path):
+    comparison = Comparison.model_validate({"methods": {"a": "grpo"}})
+    for most in (1, 3, 2):
+        _record(comparison, "mine", tmp_path, [], most)
+    assert json.loads((tmp_path / "comparison.json").read_text())["at_once"] == 3

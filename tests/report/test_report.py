@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,6 +133,12 @@ def test_peak_memory_is_the_highest_and_says_whose(built, found, rows):
     assert "| peak process memory, GiB |" in (built / "report.md").read_text()
     (row, _) = [row for row in rows if row["metric"] == "peak process memory GiB"]
     assert row["value"] == "0.75"
+
+
+def test_runs_that_shared_the_machine_are_told_of(comparison, found):
+    shared = replace(find_cells([comparison]), at_once=3)
+    assert any("Up to 3 runs at once shared a machine" in said for said in compared(shared).caveats)
+    assert not any("shared a machine" in said for said in found.caveats)
 
 
 def test_budgets_that_differ_are_flagged(found):
