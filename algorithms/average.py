@@ -53,32 +53,30 @@ def row_weights(mask: Tensor, prompts: Sequence[str], how: Average) -> Callable[
         A function of the positions of some rows, int64 [b], to their weights, float64 [b]. With no
         loss token at all every weight is 0.
     """
-    lengths = mask.sum(1, dtype=torch.float64)
-    some = lengths > 0
-    rows = int(some.sum())
-    weight: Tensor | float = 0.0
-    if rows:
-        match how:
-            case "tokens":
-                weight = 1 / lengths.sum()
-            case "sequences":
-                weight = 1 / (rows * lengths)
-            case "sequence_sum":
-                weight = 1 / rows
-            case "prompts":
-                weight = _by_prompt(lengths, prompts)
-            case Constant(per_sequence=float(length)):
-                weight = 1 / (rows * length)
-            case Constant(total=float(divisor)):
-                weight = 1 / divisor
-    weights = torch.where(some, torch.as_tensor(weight, dtype=torch.float64), 0.0)
+    lengths = mask.sum(1).tolist()
+    rows = sum(length > 0 for length in lengths)
+    match how:
+        case "tokens":
+            divisors: Sequence[float] = [sum(lengths)] * len(lengths)
+        case "sequences":
+            divisors = [rows * length for length in lengths]
+        case "sequence_sum":
+            divisors = [rows] * len(lengths)
+        case "prompts":
+            divisors = _by_prompt(lengths, prompts)
+        case Constant(per_sequence=float(constant)):
+            divisors = [rows * constant] * len(lengths)
+        case Constant(total=float(constant)):
+            divisors = [constant] * len(lengths)
+    each = [1 / by if length else 0.0 for by, length in zip(divisors, lengths, strict=True)]
+    weights = torch.tensor(each, dtype=torch.float64)
     return lambda positions: weights[positions]
 
 
-def _by_prompt(lengths: Tensor, prompts: Sequence[str]) -> Tensor:
-    tokens: dict[str, float] = defaultdict(float)
-    for prompt, length in zip(prompts, lengths.tolist(), strict=True):
+def _by_prompt(lengths: Sequence[int], prompts: Sequence[str]) -> list[int]:
+    """Prompts with loss tokens x loss tokens of the row's."""
+    tokens: dict[str, int] = defaultdict(int)
+    for prompt, length in zip(prompts, lengths, strict=True):
         tokens[prompt] += length
     count = sum(total > 0 for total in tokens.values())
-    totals = torch.tensor([tokens[prompt] for prompt in prompts], dtype=torch.float64)
-    return 1 / (count * totals)
+    return [count * tokens[prompt] for prompt in prompts]

@@ -106,7 +106,7 @@ class Term:
 
     def over(self, batch: Batch, step: int) -> Callable[[Batch, Mapping[str, Tensor]], Tensor]:
         chosen = [at for at, row in enumerate(batch.rows) if self.where(row)]
-        mine = _taken(batch, chosen)
+        mine = batch.take(chosen)
         counted = batch if self.batch_average else mine
         mask = self.mask(mine) if chosen else torch.zeros(0, 0, dtype=torch.bool)
         picked = self._selected(mine, mask, step) if self.select and chosen else None
@@ -122,7 +122,7 @@ class Term:
             keep = [at for at, row in enumerate(part.rows) if id(row) in chosen_rows]
             if not keep or weighed is None:
                 return next(iter(live.values())).sum() * 0.0
-            rows = _taken(part, keep)
+            rows = part.take(keep)
             width = rows.mask.shape[1]
             tokens = self.mask(rows)
             own = slice(None) if rows is part else keep
@@ -197,11 +197,6 @@ def _within(column: Tensor, want: Range) -> Tensor:
     above = value > want.above if want.above != -inf else inside
     below = value < want.below if want.below != inf else inside
     return inside & above & below
-
-
-def _taken(batch: Batch, chosen: Sequence[int]) -> Batch:
-    """Some rows, in their order; the batch itself, with what it has worked out, if all of them."""
-    return batch if len(chosen) == len(batch) else batch.take(chosen)
 
 
 def vanishes_with(column: str) -> Callable[[PerToken], PerToken]:

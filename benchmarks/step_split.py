@@ -1,6 +1,8 @@
 """Where a step's time goes, and what the framework itself costs; optionally beside TRL's trainer.
 
-    python benchmarks/step_split.py                 # the quickstart's GRPO and ReLIFT steps
+    python benchmarks/step_split.py                 # the quickstart's GRPO and ReLIFT steps, alone
+    python benchmarks/step_split.py --at-once       # as `make quickstart` runs them: on each core
+                                                    # one, with one thread; its bar is 5 %
     python benchmarks/step_split.py --workload w2   # 4.75 M parameters, 16 x 8 completions
     python benchmarks/step_split.py --workload w2 --trl   # the same through TRL, alternating
 
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from math import inf
 from pathlib import Path
 
 from clocks import losses_into, steps_into, timed
@@ -35,11 +38,13 @@ W2 = {
         "tie_word_embeddings": True,
     },
 }
+BAR = 0.05
+"""The share of a step as `make quickstart` runs it that the framework stays under."""
 PARTS = ("generate", "reward", "forward", "loss", "backward", "optimizer")
 
 
-def split(recipe: str, overrides: list[str], steps: int) -> None:
-    """Print the median step of a recipe, and its parts."""
+def split(recipe: str, overrides: list[str], steps: int) -> float:
+    """Print the median step of a recipe, and its parts; the framework's share."""
     import torch
 
     from didact.configs import launch
@@ -70,6 +75,7 @@ def split(recipe: str, overrides: list[str], steps: int) -> None:
         mark["step"] - sum(mark.get(label, 0.0) for label in PARTS) for mark in marks
     )
     print(f"  {'framework':10} {own:.4f} s  {own / step:6.1%}   (all the rest, weight sync too)")
+    return own / step
 
 
 TRL = """
@@ -115,6 +121,19 @@ def beside_trl(steps: int, rounds: int) -> None:
             subprocess.run(here, check=True)
 
 
+def at_once(steps: int) -> int:
+    """The quickstart's steps in as many processes as there are cores; 1 if one misses the bar."""
+    command = [sys.executable, __file__, "--steps", str(steps), "--bar", str(BAR)]
+    told = {**os.environ, "OMP_NUM_THREADS": "1"}
+    beside = [
+        subprocess.Popen(command, env=told, stdout=subprocess.PIPE, text=True)
+        for _ in range(os.cpu_count() or 1)
+    ]
+    for process in beside:
+        print(process.communicate()[0])
+    return max(process.returncode for process in beside)
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -122,8 +141,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=22)
     parser.add_argument("--trl", action="store_true", help="needs TRL installed")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--at-once", action="store_true", help="one process on each core")
+    parser.add_argument("--bar", type=float, default=inf, help="most that the framework may take")
     chosen = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    if chosen.at_once:
+        sys.exit(at_once(chosen.steps))
     if chosen.trl:
         beside_trl(chosen.steps, chosen.rounds)
     elif chosen.workload == "w2":
@@ -132,8 +155,8 @@ def main() -> None:
         overrides += ["rewards={correct: {use: linear_length, per: 100}}"]
         split("grpo", overrides, chosen.steps)
     else:
-        for recipe in ("grpo", "relift"):
-            split(recipe, [], chosen.steps)
+        shares = [split(recipe, [], chosen.steps) for recipe in ("grpo", "relift")]
+        sys.exit(max(shares) >= chosen.bar)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,12 @@ class Batch:
         return torch.tensor([row.signals[name] for row in self.rows], dtype=torch.float32)
 
     def take(self, chosen: Sequence[int]) -> Batch:
-        """The rows at these positions, in this order; with their mask, if it is known here."""
+        """The rows at these positions, in this order; with their mask, if it is known here.
+
+        The batch itself, with all that it has worked out, if these are all rows in their order.
+        """
+        if len(chosen) == len(self) and list(chosen) == list(range(len(self))):
+            return self
         taken = Batch(tuple(self.rows[at] for at in chosen))
         if chosen and "mask" in self.__dict__:
             width = max(row.tokens.numel() for row in taken.rows)

@@ -56,7 +56,12 @@ class DemonstrationSource:
     def extend(self, groups: Sequence[Group], run: Run) -> Sequence[Sequence[Trajectory]]:
         prompts = [group.prompt for group in groups]
         experts = run.renderer.demonstrations([prompt.problem for prompt in prompts])
-        found = [self._fitting(*each, run) for each in zip(prompts, experts, strict=True)]
+        fitting = [self._fitting(*each, run) for each in zip(prompts, experts, strict=True)]
+        texts = iter(run.renderer.texts([tokens for row in fitting for tokens, _ in row]))
+        found = [
+            [_shown(prompt, *one, next(texts)) for one in row]
+            for prompt, row in zip(prompts, fitting, strict=True)
+        ]
         accepted = self._verified([one for row in found for one in row], run)
         kept = [[one for one in row if accepted[id(one)]] for row in found]
         offered = [row[: self.n] for row in kept]
@@ -64,10 +69,13 @@ class DemonstrationSource:
         _count(run, "offered", sum(map(len, offered)))
         return offered
 
-    def _fitting(self, prompt: Prompt, experts: Sequence[Tensor], run: Run) -> list[Trajectory]:
+    def _fitting(
+        self, prompt: Prompt, experts: Sequence[Tensor], run: Run
+    ) -> list[tuple[Tensor, bool]]:
+        """Tokens of what may be offered, and whether they were cut."""
         limit = math.inf if self.max_tokens is None else self.max_tokens
         tokens = list(experts)
-        if random.Random(seed_of(run.seed, prompt.id, "demonstrated")).random() >= self.share:
+        if not self._demonstrated(prompt, run):
             return []
         if self.pick == "random":
             random.Random(seed_of(run.seed, run.step, prompt.id, "demonstrations")).shuffle(tokens)
@@ -78,20 +86,17 @@ class DemonstrationSource:
             tokens = tokens[: self.n]
         if self.overlong == "cut":
             _count(run, "overlong", sum(len(one) > limit for one in tokens))
-        return [self._shown(prompt, one, limit, run) for one in tokens]
+        return [
+            (torch.cat([one[: int(limit) - 1], one[-1:]]), True)
+            if len(one) > limit
+            else (one, False)
+            for one in tokens
+        ]
 
-    def _shown(self, prompt: Prompt, tokens: Tensor, limit: float, run: Run) -> Trajectory:
-        truncated = len(tokens) > limit
-        if truncated:
-            tokens = torch.cat([tokens[: int(limit) - 1], tokens[-1:]])
-        return Trajectory(
-            prompt,
-            tokens=tokens,
-            trainable=torch.ones_like(tokens, dtype=torch.bool),
-            origin="demonstration",
-            text=run.renderer.text(tokens),
-            truncated=truncated,
-        )
+    def _demonstrated(self, prompt: Prompt, run: Run) -> bool:
+        if self.share == 1.0:
+            return True
+        return random.Random(seed_of(run.seed, prompt.id, "demonstrated")).random() < self.share
 
     def _verified(self, shown: Sequence[Trajectory], run: Run) -> dict[int, bool]:
         verify = self.verify
@@ -103,6 +108,11 @@ class DemonstrationSource:
         _count(run, "unverified", sum(failed))
         _count(run, "rejected", len(good) - sum(good) - sum(failed))
         return {id(one): fine for one, fine in zip(shown, good, strict=True)}
+
+
+def _shown(prompt: Prompt, tokens: Tensor, truncated: bool, text: str) -> Trajectory:
+    flags = torch.ones_like(tokens, dtype=torch.bool)
+    return Trajectory(prompt, tokens, flags, "demonstration", text, truncated)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -88,7 +90,7 @@ def backward(
         live = dict(forward(rows_of(part.rows), wanted.live, wanted.watched))
         live |= {column: live[readout].detach() for column, readout in wanted.old.items()}
         terms = bound(part, live)
-        apply(torch.stack(list(terms.values())).sum(), last)
+        apply(reduce(add, terms.values()), last)
         tally.terms.append({label: value.detach() for label, value in terms.items()})
         tally.rows.append(part)
         sums, peaks = of_tokens(part, {name: value.detach() for name, value in live.items()})

@@ -33,8 +33,8 @@ class Numbers:
             for problem in problems
         ]
 
-    def text(self, tokens):
-        return " ".join(map(str, tokens.tolist()))
+    def texts(self, responses):
+        return [" ".join(map(str, tokens.tolist())) for tokens in responses]
 
 
 def row(problem="a", tokens=(1,), **fields):
