@@ -34,13 +34,10 @@ if TYPE_CHECKING:
     from didact.core.protocols import Failed as Failed
     from didact.core.protocols import Names as Names
     from didact.core.protocols import ReplayBuffer as ReplayBuffer
-    from didact.core.protocols import Request as Request
     from didact.core.protocols import RewardProvider as RewardProvider
     from didact.core.protocols import RolloutSource as RolloutSource
     from didact.core.protocols import Run as Run
-    from didact.core.protocols import Sample as Sample
     from didact.core.protocols import Sampler as Sampler
-    from didact.core.protocols import Sampling as Sampling
     from didact.core.protocols import Stage as Stage
     from didact.core.protocols import State as State
     from didact.core.protocols import Stateful as Stateful
@@ -50,6 +47,9 @@ if TYPE_CHECKING:
     from didact.core.types import Group as Group
     from didact.core.types import Problem as Problem
     from didact.core.types import Prompt as Prompt
+    from didact.core.types import Request as Request
+    from didact.core.types import Sample as Sample
+    from didact.core.types import Sampling as Sampling
     from didact.core.types import Trajectory as Trajectory
     from didact.core.where import Where as Where
     from didact.feedback.critics import each_critic as each_critic
@@ -83,20 +83,26 @@ PUBLIC = {
         "Failed",
         "Names",
         "ReplayBuffer",
-        "Request",
         "RewardProvider",
         "RolloutSource",
         "Run",
-        "Sample",
         "Sampler",
-        "Sampling",
         "Stage",
         "State",
         "Stateful",
         "TaskSource",
     ),
     "core.seeds": ("seed_of",),
-    "core.types": ("Feedback", "Group", "Problem", "Prompt", "Trajectory"),
+    "core.types": (
+        "Feedback",
+        "Group",
+        "Problem",
+        "Prompt",
+        "Request",
+        "Sample",
+        "Sampling",
+        "Trajectory",
+    ),
     "core.where": ("Where",),
     "feedback.critics": ("each_critic",),
     "feedback.policy": ("ask", "sampling_of", "seeds_of"),

@@ -36,7 +36,7 @@ GROUP = 8
 def fakes(rows: int, longest: int, mean: float) -> None:
     """Replace sampling and the forward pass by numbers that were made beforehand."""
     from didact.core.backends import forward, hf_generator
-    from didact.core.protocols import Request, Sample, Sampling
+    from didact.core.types import Request, Sample, Sampling
 
     draw = torch.Generator().manual_seed(1)
     lengths = natural_lengths(rows, longest, mean)

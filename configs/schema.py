@@ -14,9 +14,9 @@ from didact.core.backends.models import ModelSpec
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.errors import RecipeError
 from didact.core.learned import Learned
-from didact.core.protocols import Sampling
 from didact.core.ranges import Count, Fraction, NonNegative, Positive, Whole
 from didact.core.schedule import Scalar
+from didact.core.types import Sampling
 from didact.core.where import Range, Where
 from didact.plugins.spec import (
     Buffer,

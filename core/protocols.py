@@ -14,7 +14,16 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from didact.core.batch import Batch
-from didact.core.types import Feedback, Group, Problem, Prompt, Trajectory
+from didact.core.types import (
+    Feedback,
+    Group,
+    Problem,
+    Prompt,
+    Request,
+    Sample,
+    Sampling,
+    Trajectory,
+)
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -148,47 +157,6 @@ class UpdateRule(Protocol):
     def idle(self, batch: Batch) -> Sequence[bool]:
         """Rows that surely contribute no gradient, and need no forward pass."""
         ...
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the policy is sampled.
-
-    Attributes:
-        temperature: 0 is greedy.
-        top_p, top_k: nucleus and top-k truncation; 1.0 and 0 switch them off.
-        max_tokens: longest response, in tokens.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_tokens: int = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One continuation to sample: context int64 [P], and a seed of its own."""
-
-    context: Tensor
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A sampled continuation.
-
-    Attributes:
-        tokens: int64 [T], the end-of-sequence token included if it was reached.
-        logprobs: float32 [T], of the distribution drawn from, after temperature and truncation.
-        truncated: no end-of-sequence token within `max_tokens`.
-        version: weight version it was sampled with.
-    """
-
-    tokens: Tensor
-    logprobs: Tensor
-    truncated: bool
-    version: int
 
 
 class Generator(Protocol):

@@ -1,7 +1,8 @@
-"""The records that flow through the framework: Problem, Prompt, Trajectory and Group.
+"""The records that flow through the framework: Problem, Prompt, Trajectory and Group; and what
+goes to a generator and comes back: Request, Sampling and Sample.
 
-They are frozen and open: a method adds *signals* (scalars) and *columns* (one value per token),
-never fields. A name that is absent is unknown, never zero.
+They are frozen. Trajectory and Group are open: a method adds *signals* (scalars) and *columns* (one
+value per token), never fields. A name that is absent is unknown, never zero.
 """
 
 from __future__ import annotations
@@ -120,6 +121,60 @@ class Group:
         """The members, each carrying the group's signals beside its own (its own win)."""
         for member in self.members:
             yield changed(member, signals={**self.signals, **member.signals})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the policy is sampled.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p, top_k: nucleus and top-k truncation; 1.0 and 0 switch them off.
+        max_tokens: longest response, in tokens.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One continuation to sample.
+
+    Attributes:
+        context: int64 [P].
+        seed: its own.
+        max_tokens: its longest response, if that is less than the sampling's. A generator spares
+            itself the rest if it can; what is longer is cut.
+    """
+
+    context: Tensor
+    seed: int
+    max_tokens: int | None = None
+
+    def limit(self, sampling: Sampling) -> int:
+        """Most tokens of this one."""
+        own = sampling.max_tokens
+        return own if self.max_tokens is None else min(own, self.max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A sampled continuation.
+
+    Attributes:
+        tokens: int64 [T], the end-of-sequence token included if it was reached.
+        logprobs: float32 [T], of the distribution drawn from, after temperature and truncation.
+        truncated: no end-of-sequence token within `max_tokens`.
+        version: weight version it was sampled with.
+    """
+
+    tokens: Tensor
+    logprobs: Tensor
+    truncated: bool
+    version: int
 
 
 def changed(record: T, **fields: Any) -> T:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from didact.core.errors import RecipeError
-from didact.core.protocols import Failed, Names, Request, RewardProvider, Run, Sample
+from didact.core.protocols import Failed, Names, RewardProvider, Run
 from didact.core.ranges import Count, Fraction, NonNegative, Share, Whole
 from didact.core.seeds import seed_of
-from didact.core.types import Group, Prompt, Trajectory
-from didact.feedback.policy import ask, cut, sampling_of, seeds_of
+from didact.core.types import Group, Prompt, Request, Sample, Trajectory
+from didact.feedback.policy import ask, sampling_of, seeds_of
 
 
 @dataclass(frozen=True)
@@ -181,24 +181,20 @@ class PrefixSource:
         drawn = [alike[at // self.n] if self.shared else own for at, own in enumerate(seeds)]
         prefixes = [self._prefix(*each)[:most] for each in zip(experts, drawn, strict=True)]
         requests = [
-            Request(torch.cat([prompt.tokens, prefix]), seed)
+            Request(torch.cat([prompt.tokens, prefix]), seed, sampling.max_tokens - len(prefix))
             for prompt, prefix, seed in zip(prompts, prefixes, seeds, strict=True)
         ]
         samples = ask(run, self.model, requests, sampling)
         made = iter(zip(prompts, prefixes, samples, strict=True))
         _count(run, "missing", sum(not each for each in known))
         return [
-            [self._joined(next(made), number, sampling.max_tokens, run) for number in range(self.n)]
-            if each
-            else []
+            [self._joined(*next(made), number, run) for number in range(self.n)] if each else []
             for each in known
         ]
 
     def _joined(
-        self, made: tuple[Prompt, Tensor, Sample], number: int, most: int, run: Run
+        self, prompt: Prompt, prefix: Tensor, rest: Sample, number: int, run: Run
     ) -> Trajectory:
-        prompt, prefix, sample = made
-        rest = cut(sample, most - len(prefix))
         which = 1 if self.shared else number + 1
         return continued(prompt, prefix, rest, run, number=which, trainable=self.trainable)
 

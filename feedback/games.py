@@ -9,11 +9,11 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from didact.core.protocols import Names, Request, Run
+from didact.core.protocols import Names, Run
 from didact.core.ranges import Count
 from didact.core.seeds import seed_of
-from didact.core.types import Group, Trajectory
-from didact.feedback.policy import ask, cut, said, sampling_of, seeds_of, started, told
+from didact.core.types import Group, Request, Trajectory
+from didact.feedback.policy import ask, said, sampling_of, seeds_of, started, told
 
 Move = Literal["cooperate", "defect"]
 SEATS = (0, 1)
@@ -83,7 +83,7 @@ class RepeatedGame:
             for player, seed in zip(players, seeds, strict=True)
         ]
         samples = ask(run, "policy", requests, sampling_of(run, max_tokens=self.round_tokens))
-        return said(players, [cut(sample, self.round_tokens) for sample in samples], run)
+        return said(players, samples, run)
 
     def _move(self, text: str, run: Run) -> Move:
         places = {"cooperate": text.find(self.cooperate), "defect": text.find(self.defect)}

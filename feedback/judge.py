@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from didact.core.backends.endpoint import Endpoint
 from didact.core.backends.server_chat import ServerChat
-from didact.core.protocols import Failed, Request, Run
+from didact.core.protocols import Failed, Run
 from didact.core.ranges import Count, NonNegative, Positive, Whole
-from didact.core.types import Feedback, Trajectory
+from didact.core.types import Feedback, Request, Trajectory
 from didact.core.words import check_template, filled
 from didact.feedback.policy import ask, sampling_of, seeds_of
 

@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 
 from didact.core.errors import RecipeError
-from didact.core.protocols import Names, Request, Run, Sample
+from didact.core.protocols import Names, Run
 from didact.core.ranges import Count
 from didact.core.seeds import seed_of
-from didact.core.types import Group, Trajectory
-from didact.feedback.policy import ask, cut, sampling_of, seeds_of
+from didact.core.types import Group, Request, Sample, Trajectory
+from didact.feedback.policy import ask, sampling_of, seeds_of
 
 HELD = "held"
 """Signal of a waiting member: the number of its group."""
@@ -78,7 +78,9 @@ class Continue:
         """The groups with a further segment on each of their unfinished members."""
         going = [m for group in held for m in group.members if _unfinished(m, most)]
         requests = [
-            Request(torch.cat([member.prompt.tokens, member.tokens]), seed)
+            Request(
+                torch.cat([member.prompt.tokens, member.tokens]), seed, most - len(member.tokens)
+            )
             for member, seed in zip(
                 going, seeds_of(run, [member.prompt for member in going], "continue"), strict=True
             )
@@ -86,7 +88,7 @@ class Continue:
         samples = ask(run, "policy", requests, sampling_of(run, max_tokens=self.segment))
         run.metrics["continue/tokens"] = float(sum(len(sample.tokens) for sample in samples))
         longer = {
-            id(member): self._longer(member, cut(sample, most - len(member.tokens)), run)
+            id(member): self._longer(member, sample, run)
             for member, sample in zip(going, samples, strict=True)
         }
         return [group.each(lambda m: longer.get(id(m), m)) for group in held]

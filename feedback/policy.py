@@ -13,10 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from didact.core.errors import RecipeError, unknown
-from didact.core.protocols import Environment, Names, Request, Run, Sample, Sampling
+from didact.core.protocols import Environment, Names, Run
 from didact.core.ranges import Count, Fraction, NonNegative, Whole
 from didact.core.seeds import seed_of, seeds_after
-from didact.core.types import Group, Prompt, Trajectory, changed
+from didact.core.types import Group, Prompt, Request, Sample, Sampling, Trajectory, changed
 
 NO_TOKENS, NO_FLAGS = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
 
@@ -86,12 +86,10 @@ class PolicySource:
             most = self.turn_tokens or sampling.max_tokens
             limits = [min(sampling.max_tokens - each.tokens.numel(), most) for each in episodes]
             requests = [
-                Request(_context(each), _turn(seeds[at], turn))
-                for at, each in zip(active, episodes, strict=True)
+                Request(_context(each), _turn(seeds[at], turn), limit)
+                for at, each, limit in zip(active, episodes, limits, strict=True)
             ]
-            samples = ask(run, self.model, requests, replace(sampling, max_tokens=max(limits)))
-            heard = [cut(sample, limit) for sample, limit in zip(samples, limits, strict=True)]
-            longer = said(episodes, heard, run)
+            longer = said(episodes, ask(run, self.model, requests, sampling), run)
             if self.environment is not None:
                 longer = [episode.with_signals(turns=turn + 1.0) for episode in longer]
             for at, episode in zip(active, longer, strict=True):
@@ -168,7 +166,7 @@ def seeds_of(run: Run, prompts: Sequence[Prompt], role: str) -> list[int]:
 
 
 def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -> Sequence[Sample]:
-    """One sample per request, in order; every rank generates a stripe of them.
+    """One sample per request, in order, none longer than its limit; every rank generates a stripe.
 
     All ranks call their generator even for an empty stripe, because a sharded one works together.
     Adds the tokens to `run.metrics["tokens/generated"]`. `entropy/MODEL` is the mean of minus the
@@ -189,10 +187,10 @@ def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -
         mean = run.metrics.get(f"entropy/{model}", 0.0)
         run.metrics[f"tokens/sampled/{model}"] = before + tokens
         run.metrics[f"entropy/{model}"] = (mean * before + surprise) / max(before + tokens, 1.0)
-    return samples
+    return [_cut(got, asked.limit(sampling)) for got, asked in zip(samples, requests, strict=True)]
 
 
-def cut(sample: Sample, limit: int) -> Sample:
+def _cut(sample: Sample, limit: int) -> Sample:
     """The sample as it would have been with this limit in tokens."""
     if sample.tokens.numel() <= limit:
         return sample

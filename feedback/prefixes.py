@@ -13,12 +13,12 @@ from pydantic import Field
 from torch import Tensor
 
 from didact.core.errors import RecipeError
-from didact.core.protocols import Failed, Names, Request, RewardProvider, Run, Sampling
+from didact.core.protocols import Failed, Names, RewardProvider, Run
 from didact.core.ranges import Count, Fraction, NonNegative, Share, Whole
 from didact.core.seeds import seed_of
-from didact.core.types import Group, Prompt, Trajectory
+from didact.core.types import Group, Prompt, Request, Sampling, Trajectory
 from didact.feedback.demonstrations import continued
-from didact.feedback.policy import ask, cut, sampling_of, seeds_of
+from didact.feedback.policy import ask, sampling_of, seeds_of
 from didact.feedback.shelf import signal
 
 
@@ -237,7 +237,11 @@ def _continue(
     """One continuation for each place, whose prefix carries no loss."""
     seeds = seeds_of(run, [place.prompt for place in places], "prefix")
     requests = [
-        Request(torch.cat([place.prompt.tokens, place.prefix]), seed)
+        Request(
+            torch.cat([place.prompt.tokens, place.prefix]),
+            seed,
+            sampling.max_tokens - len(place.prefix),
+        )
         for place, seed in zip(places, seeds, strict=True)
     ]
     samples = ask(run, "policy", requests, sampling)
@@ -245,7 +249,7 @@ def _continue(
         continued(
             place.prompt,
             place.prefix,
-            cut(sample, sampling.max_tokens - len(place.prefix)),
+            sample,
             run,
             number=place.number,
             trainable=False,

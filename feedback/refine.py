@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from didact.core.errors import RecipeError
-from didact.core.protocols import Names, Request, Run, Sample
+from didact.core.protocols import Names, Run
 from didact.core.ranges import Count, Fraction, NonNegative, Whole
-from didact.core.types import Group, Problem, Trajectory
+from didact.core.types import Group, Problem, Request, Sample, Trajectory
 from didact.feedback.policy import ask, sampling_of, seeds_of
 
 TEMPLATE = """You answered a question, and a reviewer looked at your answer.

@@ -9,12 +9,12 @@ from math import inf
 import torch
 
 from didact.core.errors import RewardError
-from didact.core.protocols import Failed, Names, Request, RewardProvider, Run
+from didact.core.protocols import Failed, Names, RewardProvider, Run
 from didact.core.ranges import Count, NonNegative
-from didact.core.types import Group, Trajectory
+from didact.core.types import Group, Request, Trajectory
 from didact.core.where import EVERYTHING, Where
 from didact.feedback.demonstrations import continued
-from didact.feedback.policy import ask, cut, sampling_of, seeds_of
+from didact.feedback.policy import ask, sampling_of, seeds_of
 from didact.feedback.prefixes import step_ends
 
 
@@ -111,7 +111,11 @@ class StepValues:
         seeds = iter(seeds_of(run, prompts, role))
         starts = [member.tokens[:end] for member, end in places for _ in range(self.n)]
         requests = [
-            Request(torch.cat([prompt.tokens, start]), next(seeds))
+            Request(
+                torch.cat([prompt.tokens, start]),
+                next(seeds),
+                max(sampling.max_tokens - len(start), 1),
+            )
             for prompt, start in zip(prompts, starts, strict=True)
         ]
         samples = ask(run, self.model, requests, sampling)
@@ -119,7 +123,7 @@ class StepValues:
             continued(
                 prompt,
                 start,
-                cut(sample, max(sampling.max_tokens - len(start), 1)),
+                sample,
                 run,
                 number=0,
                 trainable=False,

@@ -11,8 +11,9 @@ from torch import Tensor
 from didact.core.backends import alone, attention, engines
 from didact.core.backends.sampling import draw, uniforms
 from didact.core.errors import RecipeError, RunError
-from didact.core.protocols import Learner, Request, Sample, Sampling
+from didact.core.protocols import Learner
 from didact.core.ranges import Count
+from didact.core.types import Request, Sample, Sampling
 
 SHRINK = 0.875
 """Finished rows leave the cache when at most this share of its rows is still decoding."""
@@ -147,7 +148,7 @@ class HFGenerator:
     def _decode(
         self, requests: Sequence[Request], sampling: Sampling, report: Callable[[int], None]
     ) -> list[Sample]:
-        steps = sampling.max_tokens
+        steps = max(request.limit(sampling) for request in requests)
         numbers = uniforms([request.seed for request in requests], steps).to(self.device)
         tokens = torch.zeros(len(requests), steps, dtype=torch.int64, device=self.device)
         logprobs = torch.zeros(len(requests), steps, device=self.device)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from didact.core.errors import RunError
-from didact.core.protocols import Learner, Request, Sample, Sampling, World
+from didact.core.protocols import Learner, World
 from didact.core.seeds import seed_of
-from didact.core.types import Problem, Prompt, Trajectory
+from didact.core.types import Problem, Prompt, Request, Sample, Sampling, Trajectory
 
 Generate = Callable[[Sequence[Request], Sampling], Sequence[Sample]]
 CONTEXTS, WIDTH, TOKENS = 8, 16, 4

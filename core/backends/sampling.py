@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from didact.core.protocols import Sampling
+from didact.core.types import Sampling
 
 
 def uniforms(seeds: Sequence[int], steps: int) -> Tensor:

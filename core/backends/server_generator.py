@@ -16,8 +16,9 @@ from didact.core.backends.probe import THRESHOLDS, Probe, differing, said
 from didact.core.backends.spread import models, named, spread
 from didact.core.backends.vllm_engine import alike, described
 from didact.core.errors import RecipeError, RunError
-from didact.core.protocols import Learner, Request, Sample, Sampling, World
+from didact.core.protocols import Learner, World
 from didact.core.ranges import Count, NonNegative, Positive, Whole
+from didact.core.types import Request, Sample, Sampling
 from didact.core.world import Alone
 
 FIRST_CONTACT = 10.0
@@ -147,11 +148,12 @@ class ServerGenerator:
     ) -> Sequence[Sample]:
         if not requests:
             return []
-        widest = max(len(request.context) for request in requests)
-        if widest + sampling.max_tokens > self.longest:
+        longest = max(requests, key=lambda each: len(each.context) + each.limit(sampling))
+        if len(longest.context) + longest.limit(sampling) > self.longest:
             raise RunError(
-                f"generator 'server': a prompt of {widest} tokens and a response of up to "
-                f"{sampling.max_tokens} exceed the server's --max-model-len of {self.longest:g}."
+                f"generator 'server': a prompt of {len(longest.context)} tokens and a response of "
+                f"up to {longest.limit(sampling)} exceed the server's --max-model-len of "
+                f"{self.longest:g}."
             )
         plain = sampling.top_p == 1.0 and not sampling.top_k
         if not self.processed and not (plain and sampling.temperature in (0.0, 1.0)):
@@ -161,7 +163,8 @@ class ServerGenerator:
         samples: dict[int, Sample] = {}
         for where, answer in zip(merged, self._asked(servers, bodies), strict=True):
             choices = sorted(answer["choices"], key=lambda choice: int(choice.get("index", 0)))
-            made = [self._sample(choice, sampling.max_tokens) for choice in choices]
+            most = requests[where[0]].limit(sampling)
+            made = [self._sample(choice, most) for choice in choices]
             samples |= zip(where, made, strict=True)
         return [samples[at] for at in range(len(requests))]
 
@@ -176,7 +179,7 @@ class ServerGenerator:
             "model": self.served,
             "prompt": request.context.tolist(),
             "n": n,
-            "max_tokens": sampling.max_tokens,
+            "max_tokens": request.limit(sampling),
             "temperature": sampling.temperature,
             "top_p": 1.0 if greedy else sampling.top_p,
             "top_k": 0 if greedy else sampling.top_k,

@@ -18,7 +18,7 @@ from didact.core.backends.models import ModelSpec, load_model
 from didact.core.backends.vllm_errors import SILENT, cause, errors_in, last_line
 from didact.core.backends.vllm_versions import NOT_INSTALLED, Versions
 from didact.core.errors import RecipeError, RunError
-from didact.core.protocols import Request, Sampling
+from didact.core.types import Request, Sampling
 
 WORKER = "didact.core.backends.weight_sync.EngineSide"
 QUIET = {
@@ -225,10 +225,10 @@ def begin_draws(seed: int) -> None:
 
 
 def alike(requests: Sequence[Request]) -> list[list[int]]:
-    """Positions of the requests that share a context, in the order of their first."""
-    found: dict[tuple[int, ...], list[int]] = {}
+    """Positions of the requests that share context and limit, in the order of their first."""
+    found: dict[tuple[int | None, ...], list[int]] = {}
     for at, request in enumerate(requests):
-        found.setdefault(tuple(request.context.tolist()), []).append(at)
+        found.setdefault((request.max_tokens, *request.context.tolist()), []).append(at)
     return list(found.values())
 
 

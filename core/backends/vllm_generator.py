@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from didact.core.backends import vllm_engine, vllm_versions, weight_sync
+from didact.core.backends import vllm_engine, vllm_limits, vllm_versions, weight_sync
 from didact.core.backends.models import ModelSpec
 from didact.core.backends.probe import THRESHOLDS, Compared, Probe, differing, said
 from didact.core.errors import RunError
-from didact.core.protocols import Learner, Request, Sample, Sampling, World
+from didact.core.protocols import Learner, World
 from didact.core.ranges import Count, Fraction, Positive
+from didact.core.types import Request, Sample, Sampling
 from didact.core.world import Alone
 
 
@@ -174,14 +176,7 @@ class VllmGenerator:
             return []
         if self.asleep:
             self._load(self.count)
-        widest = max(len(request.context) for request in requests)
-        if widest + sampling.max_tokens > self.longest:
-            higher = "raise generator.max_model_len or " if self.settings.max_model_len else ""
-            raise RunError(
-                f"generator 'vllm': a prompt of {widest} tokens and a response of up to "
-                f"{sampling.max_tokens} exceed its max_model_len of {self.longest}; {higher}lower "
-                f"sampling.max_tokens or prompt.max_tokens."
-            )
+        vllm_limits.check_length(requests, sampling, self.longest, self.settings.max_model_len)
         merged = [[at] for at in range(len(requests))]
         if not self.seeded:
             merged = vllm_engine.alike(requests)
@@ -190,7 +185,10 @@ class VllmGenerator:
         prompts = [{"prompt_token_ids": request.context.tolist()} for request in first]
         params = [
             vllm_engine.sampling_params(
-                sampling, self.ends, request.seed if self.seeded else None, len(where)
+                replace(sampling, max_tokens=request.limit(sampling)),
+                self.ends,
+                request.seed if self.seeded else None,
+                len(where),
             )
             for request, where in zip(first, merged, strict=True)
         ]

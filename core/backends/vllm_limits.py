@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
-from didact.core.errors import RecipeError
+from didact.core.errors import RecipeError, RunError
+from didact.core.types import Request, Sampling
 
 PADDING = 64
 """vLLM makes a vocabulary a multiple of it."""
@@ -55,6 +57,25 @@ def check_room(text: Any, max_model_len: int | None, max_tokens: int) -> None:
                 f"sampling.max_tokens: responses of up to {max_tokens} tokens leave no room for a "
                 f"prompt in {name} of {limit}; lower it below {limit}."
             )
+
+
+def check_length(
+    requests: Sequence[Request], sampling: Sampling, longest: int, asked: int | None
+) -> None:
+    """Refuse requests that the engine has no room for.
+
+    Args:
+        longest: the engine's longest sequence, in tokens.
+        asked: the recipe's `generator.max_model_len`.
+    """
+    widest = max(requests, key=lambda each: len(each.context) + each.limit(sampling))
+    if len(widest.context) + widest.limit(sampling) > longest:
+        higher = "raise generator.max_model_len or " if asked else ""
+        raise RunError(
+            f"generator 'vllm': a prompt of {len(widest.context)} tokens and a response of up to "
+            f"{widest.limit(sampling)} exceed its max_model_len of {longest}; {higher}lower "
+            f"sampling.max_tokens or prompt.max_tokens."
+        )
 
 
 def check_model(config: Any, cuda: bool) -> None:

@@ -11,17 +11,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from didact.core.protocols import (
-    Learner,
-    ReplayBuffer,
+from didact.core.protocols import Learner, ReplayBuffer, Run, State
+from didact.core.seeds import seed_of
+from didact.core.types import (
+    Feedback,
+    Group,
+    Problem,
+    Prompt,
     Request,
-    Run,
     Sample,
     Sampling,
-    State,
+    Trajectory,
 )
-from didact.core.seeds import seed_of
-from didact.core.types import Feedback, Group, Problem, Prompt, Trajectory
 from didact.core.world import Alone
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from didact.core.backends.hf_generator import HFGenerator
 from didact.core.backends.models import load_model
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.torch_learner import TorchLearner
-from didact.core.protocols import Request, Sampling
+from didact.core.types import Request, Sampling
 
 SEVEN = Shape(7_615_616_512, 7_615_616_512, 3584, 28, 28, 3584, 512, 18944, 152064, False)
 """Qwen2.5-7B."""

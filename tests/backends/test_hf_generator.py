@@ -9,8 +9,7 @@ from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.sampling import draw, truncated, uniforms
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.errors import RecipeError, RunError
-from didact.core.protocols import Request, Sampling
-from didact.core.types import Problem, Prompt, Trajectory
+from didact.core.types import Problem, Prompt, Request, Sampling, Trajectory
 
 
 def requests(count=12, equal=False, seed=0):

@@ -21,7 +21,7 @@ from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.probe import Probe
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.errors import RecipeError
-from didact.core.protocols import Request, Sampling
+from didact.core.types import Request, Sampling
 from didact.core.world import Alone
 from didact.plugins.manager import load
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from didact.core.errors import RecipeError
 from didact.core.gather import Gather, GatherAhead
 from didact.core.pipeline import Pipeline
-from didact.core.protocols import Run, Sampling
-from didact.core.types import Prompt
+from didact.core.protocols import Run
+from didact.core.types import Prompt, Sampling
 from didact.core.world import Alone
 from didact.feedback.samplers import Ordered
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from didact.core.protocols import Request, Run, Sample, Sampling
-from didact.core.types import Group, Problem, Prompt, Trajectory
+from didact.core.protocols import Run
+from didact.core.types import Group, Problem, Prompt, Request, Sample, Sampling, Trajectory
 from didact.core.world import Alone
 
 EOS = 0

@@ -10,8 +10,8 @@ import torch
 from didact.core.errors import RecipeError
 from didact.core.schedule import Schedule, Varying, now
 from didact.core.seeds import seed_of
-from didact.core.types import Group
-from didact.feedback.policy import PolicySource
+from didact.core.types import Group, Request, Sampling
+from didact.feedback.policy import PolicySource, ask
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "replay_curriculum"
 
@@ -161,6 +161,26 @@ def test_an_episode_never_exceeds_the_length_limit(tools):
     assert len({len(m.tokens) for m in row}) > 1
     assert all(len(m.columns["behavior_logprobs"]) == len(m.tokens) for m in row)
     assert all(len(m.trainable) == len(m.tokens) for m in row)
+
+
+def test_no_turn_asks_for_more_than_its_own_episode_has_room_for(tools):
+    run = tools.make_run(lambda context, seed: "a" * (1 + seed % 9))
+    group = tools.group()
+    PolicySource(n=16, max_tokens=20, environment=Echo("wrong")).extend([group], run)
+    most = len(group.prompt.tokens) + 20
+    later = run.generators["policy"].calls[1:]
+    rooms = [[r.limit(s) + len(r.context) for r in requests] for requests, s in later]
+    assert rooms and all(room == most for turn in rooms for room in turn)
+
+
+def test_what_a_generator_says_beyond_a_requests_own_limit_is_cut(tools):
+    run = tools.make_run(lambda context, seed: "abcdef")
+    context = tools.group().prompt.tokens
+    requests = [Request(context, 1), Request(context, 2, 3), Request(context, 3, 99)]
+    whole, cut, loose = ask(run, "policy", requests, Sampling(max_tokens=20))
+    assert [len(s.tokens) for s in (whole, cut, loose)] == [7, 3, 7]
+    assert [s.truncated for s in (whole, cut, loose)] == [False, True, False]
+    assert torch.equal(cut.logprobs, whole.logprobs[:3])
 
 
 @pytest.mark.parametrize(("turns", "truncated"), [(9, True), (2, False)])

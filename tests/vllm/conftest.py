@@ -23,7 +23,7 @@ from didact.core.backends.models import ModelSpec, load_model, load_tokenizer, q
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.backends.vllm_engine import described
-from didact.core.protocols import Request
+from didact.core.types import Request
 
 TINY = {
     "model_type": "qwen3",

@@ -11,7 +11,7 @@ from didact.core.backends.hf_generator import HFGenerator
 from didact.core.backends.models import ModelSpec, load_model
 from didact.core.backends.vllm_generator import VllmGenerator
 from didact.core.errors import RunError
-from didact.core.protocols import Request, Sampling
+from didact.core.types import Request, Sampling
 
 pytestmark = pytest.mark.skipif(
     find_spec("vllm.platforms") is None,
@@ -134,6 +134,14 @@ def test_a_response_ends_with_its_end_token_or_is_truncated(tokenizer, served, r
 def test_too_long_a_request_is_refused_before_it_is_cut(served, requests):
     with pytest.raises(RunError, match="max_model_len of 256"):
         served.generate(requests, Sampling(max_tokens=250))
+
+
+def test_a_request_with_a_limit_of_its_own_may_be_longer_and_gets_no_more(served, requests):
+    long = Request(requests[0].context.repeat(40)[:240], 5, 16)
+    samples = served.generate([requests[0], long], Sampling(max_tokens=200))
+    assert len(samples[1].tokens) <= 16
+    with pytest.raises(RunError, match="240 tokens and a response of up to 17"):
+        served.generate([Request(long.context, 5, 17)], Sampling(max_tokens=200))
 
 
 def test_a_temperature_that_vllm_would_raise_is_refused(served, requests):

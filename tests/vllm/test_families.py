@@ -10,7 +10,7 @@ from didact.core.backends.models import ModelSpec, load_model, load_tokenizer, q
 from didact.core.backends.optim import OptimizerSpec
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.backends.vllm_generator import VllmGenerator
-from didact.core.protocols import Sampling
+from didact.core.types import Sampling
 
 pytestmark = pytest.mark.skipif(
     find_spec("vllm.platforms") is None,

@@ -19,8 +19,8 @@ from didact.core.backends.server_chat import ServerChat
 from didact.core.backends.server_generator import ServerGenerator
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.errors import RunError
-from didact.core.protocols import Failed, Request, Sampling
-from didact.core.types import Problem, Prompt, Trajectory
+from didact.core.protocols import Failed
+from didact.core.types import Problem, Prompt, Request, Sampling, Trajectory
 from didact.core.world import Alone
 from didact.feedback.judge import LlmCritic
 from didact.rewards.judge import Judge

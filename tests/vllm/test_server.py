@@ -15,8 +15,8 @@ from didact.core.backends.server_chat import ServerChat
 from didact.core.backends.server_generator import ServerGenerator
 from didact.core.backends.spread import spread
 from didact.core.errors import RecipeError, RunError
-from didact.core.protocols import Failed, Request, Sampling
-from didact.core.types import Problem, Prompt, Trajectory
+from didact.core.protocols import Failed
+from didact.core.types import Problem, Prompt, Request, Sampling, Trajectory
 from didact.core.world import Alone
 from didact.feedback.judge import LlmCritic
 from didact.rewards.judge import Judge
@@ -136,6 +136,9 @@ def test_a_server_that_cuts_responses_earlier_than_asked_is_refused():
         assert sample.truncated
         with pytest.raises(RunError, match="cut after 2 of 7 tokens"):
             generator(port).generate(requests(1), Sampling(max_tokens=7))
+        short = Request(torch.tensor([10, 5]), 0, max_tokens=2)
+        (sample,) = generator(port).generate([short], Sampling(max_tokens=7))
+        assert sample.truncated and len(sample.tokens) == 2
 
 
 def test_the_generation_settings_of_the_served_files_change_no_distribution():
