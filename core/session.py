@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from didact.core import checkpoint
@@ -22,6 +20,7 @@ from didact.core.metrics import Spent
 from didact.core.observe import notify
 from didact.core.phase import Phase
 from didact.core.protocols import Run, Stateful
+from didact.core.signals import Interrupted, Signals
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ class Session:
         budget: most of some axes of `core.metrics.AXES`; the step that reaches one is the last.
         parts: stateful parts of the recipe, by path.
         last: the step the run will end at; earlier than `steps` once `stop` was met.
+        done: steps that are done.
+        evaluated: after how many of them the last evaluation was.
     """
 
     run: Run
@@ -66,6 +67,9 @@ class Session:
     bins: Mapping[str, str] | None = None
     cooling_since: int | None = None
     spent: Spent = field(default_factory=Spent)
+    signals: Signals = field(default_factory=Signals)
+    done: int = 0
+    evaluated: int = 0
 
     @property
     def last(self) -> int:
@@ -80,34 +84,46 @@ class Session:
         """Run to the end. Returns "done", or "interrupted" after a signal, with a state written."""
         error: BaseException | None = None
         try:
-            with _signals() as asked:
-                return self._train(asked)
+            with self.signals.heard():
+                return "done" if self._ended() else "interrupted"
         except BaseException as caught:
             error = caught
             raise
         finally:
             notify(self.observers, "on_end", error)
 
-    def _train(self, asked: Sequence[int]) -> str:
+    def _ended(self) -> bool:
+        """Run until the final model is there; False if a signal came before, with a state."""
         notify(self.observers, "on_start", self.run)
-        if self.evaluation is not None and self.evaluation.bins and self.bins is None:
-            self._measure_base()
+        self.done = self.run.step
+        try:
+            if self.evaluation is not None and self.evaluation.bins and self.bins is None:
+                self._measure_base()
+            if self.done:
+                self._between()  # what a signal had broken off
+            self._train()
+            self._finish()
+        except Interrupted:
+            if self.done and not self.folder.state(self.done).exists():
+                self._save()
+            return False
+        return True
+
+    def _train(self) -> None:
+        if self.done >= self.last:
+            return
         began = time.perf_counter()
         for groups in train(self.gather, self.phases, self.run, self.steps):
-            done = self.run.step + 1
+            self.done = self.run.step + 1
             self._account(time.perf_counter() - began)
             notify(self.observers, "on_step", self.run.step, groups, self.run.metrics)
-            self._between(done)
-            if self._anybody(asked) and done < self.last:
-                self._save(done)
-                return "interrupted"
-            if done >= self.last:
+            self._between()
+            if self.done >= self.last:
                 break
-            if self.save_every and done % self.save_every == 0:
-                self._save(done)
+            self._listen()
+            if self.save_every and self.done % self.save_every == 0:
+                self._save()
             began = time.perf_counter()
-        self._finish()
-        return "done"
 
     def _account(self, seconds: float) -> None:
         run = self.run
@@ -122,20 +138,22 @@ class Session:
         self.spent.add(run.metrics)
         run.metrics |= {f"spent/{axis}": total for axis, total in self.spent.totals.items()}
 
-    def _between(self, done: int) -> None:
+    def _between(self) -> None:
         every = self.evaluation.every if self.evaluation else 0
-        if every and done % every == 0 and done < self.last:
-            self._consider(done, self.evaluate(done, final=False))
-        self._cool(done)
+        due = every and self.done % every == 0 and self.evaluated < self.done < self.last
+        if due:
+            self._listen()
+            self._consider(self.evaluate(final=False))
+        self._cool()
 
-    def _cool(self, done: int) -> None:
+    def _cool(self) -> None:
         """Set the share of the learning rates that the next step gets."""
         if self.stop is not None and self.cooling_since is not None and self.stop.cooldown:
             for learner in self.run.learners.values():
-                learner.scale_lr(max(self.last - done, 0) / self.stop.cooldown)
+                learner.scale_lr(max(self.last - self.done, 0) / self.stop.cooldown)
 
-    def _consider(self, done: int, metrics: Mapping[str, float]) -> None:
-        if self.stop is None or self.cooling_since is not None or done < self.stop.after:
+    def _consider(self, metrics: Mapping[str, float]) -> None:
+        if self.stop is None or self.cooling_since is not None or self.done < self.stop.after:
             return
         if self.stop.metric not in metrics:
             raise RunError(
@@ -143,12 +161,20 @@ class Session:
                 f"{', '.join(sorted(metrics))}."
             )
         if metrics[self.stop.metric] >= self.stop.at_least:
-            self.cooling_since = done
+            self.cooling_since = self.done
 
-    def evaluate(self, done: int, *, final: bool) -> dict[str, float]:
-        """Evaluate the policy as it is after `done` steps, and write the answers down."""
+    def evaluate(self, *, final: bool) -> dict[str, float]:
+        """Evaluate the policy as it is now, and write the answers down.
+
+        A signal breaks it off, unless other ranks would wait for this one. Seeds are those of the
+        step that was the last, also if it is made up for after a resumption.
+        """
         assert self.evaluation is not None
-        return self._record(done, *self.evaluation(self.run, final=final, bins=self.bins))
+        run = replace(self.run, step=max(self.done - 1, 0))
+        with self.signals.breaking(run.world.size == 1):
+            answered, metrics = self.evaluation(run, final=final, bins=self.bins)
+        self.evaluated = self.done
+        return self._record(self.done, answered, metrics)
 
     def _record(
         self, done: int, answered: Sequence[Answered], metrics: dict[str, float]
@@ -165,7 +191,8 @@ class Session:
         if file.exists():
             self.bins = json.loads(file.read_text(encoding="utf-8"))
             return
-        answered, metrics = self.evaluation(self.run)
+        with self.signals.breaking(self.run.world.size == 1):
+            answered, metrics = self.evaluation(self.run)
         self.bins = base_bins(answered)
         if self.run.world.rank == 0:
             with replacing(file) as new:
@@ -178,56 +205,45 @@ class Session:
         ahead = {"gather": self.gather} if isinstance(self.gather, GatherAhead) else {}
         return {**self.parts, **ahead, "session": self}
 
-    def _save(self, done: int) -> None:
-        path = checkpoint.save(self.folder, done, self.run, self._stateful, self.keep)
-        notify(self.observers, "on_checkpoint", done, path)
+    def _save(self) -> None:
+        path = checkpoint.save(self.folder, self.done, self.run, self._stateful, self.keep)
+        notify(self.observers, "on_checkpoint", self.done, path)
 
     def resume(self) -> None:
         """Continue from the newest finished state, or from the start if there is none."""
         states = self.folder.states()
-        step = 0
         if states:
-            step = checkpoint.load(states[-1][1], self.run, self._stateful)
-        self.folder.truncate_logs(step)
-        self.run.step = step
-        self._cool(step)
+            self.done = checkpoint.load(states[-1][1], self.run, self._stateful)
+        self.folder.truncate_logs(self.done)
+        self.run.step = self.done
+        self._cool()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cooling_since": self.cooling_since, "spent": self.spent.state_dict()}
+        return {
+            "cooling_since": self.cooling_since,
+            "evaluated": self.evaluated,
+            "spent": self.spent.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.cooling_since = state["cooling_since"]
+        self.cooling_since, self.evaluated = state["cooling_since"], state["evaluated"]
         self.spent.load_state_dict(state["spent"])
 
-    def _anybody(self, asked: Sequence[int]) -> bool:
-        """Whether any rank was asked to stop; all ranks agree."""
-        world = self.run.world
-        return any(world.map(lambda items: [bool(asked) for _ in items], range(world.size)))
+    def _listen(self) -> None:
+        """End here if any rank was asked to; all ranks agree.
+
+        Raises:
+            Interrupted: one was.
+        """
+        world, own = self.run.world, self.signals.asked
+        if any(world.map(lambda items: [own for _ in items], range(world.size))):
+            raise Interrupted
 
     def _finish(self) -> None:
-        done = self.last
         partial = self.folder.final.with_name("final.partial")  # kept, should the evaluation fail
         self.run.learners["policy"].save(partial)
         if self.evaluation is not None:
-            self.evaluate(done, final=True)
+            self._listen()
+            self.evaluate(final=True)
         if self.run.world.rank == 0:
             partial.rename(self.folder.final)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM; the second one takes its usual course."""
-    asked: list[int] = []
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
-
-    def remember(kind: int, frame: object) -> None:
-        asked.append(kind)
-        signal.signal(kind, before[signal.Signals(kind)])
-
-    try:
-        for kind in before:
-            signal.signal(kind, remember)
-        yield asked
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from didact.core.backends.hf_generator import HFGenerator
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.errors import RecipeError, RunError
 from didact.core.folder import RunFolder
@@ -176,6 +177,31 @@ def test_a_signal_writes_a_state_and_exits_cleanly(tmp_path, kind):
     assert "Traceback" not in said
     (state,) = (out / "checkpoints").iterdir()
     assert int(state.name.removeprefix("step-")) == len(rows(out))
+
+
+@pytest.mark.parametrize("broken_off", [1, 2])
+def test_a_signal_breaks_an_evaluation_off_and_a_resumed_run_makes_up_for_it(
+    run, monkeypatch, broken_off
+):
+    seen = "evaluation={task: {use: letters, split: test, size: 6}, every: 2, samples: 2, ks: [2]}"
+    whole = run("relift", seen, *RELIFT, folder="whole")
+    calls, inner = [], HFGenerator.generate
+
+    def generate(self, requests, sampling):
+        calls.append(sampling.temperature)
+        if calls.count(0.0) == broken_off and sampling.temperature == 0.0:  # an evaluation's
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("the evaluation went on")
+        return inner(self, requests, sampling)
+
+    monkeypatch.setattr(HFGenerator, "generate", generate)
+    folder = run("relift", seen, *RELIFT, folder="halves")
+    ((done, _),) = RunFolder(folder).states()
+    assert done == 2 * broken_off and not (folder / "final").exists()
+    calls[:] = [0.0] * 9
+    run("relift", seen, *RELIFT, folder="halves", resume=True)
+    assert_same_model(whole, folder)
+    assert [timeless(r) for r in rows(whole)] == [timeless(r) for r in rows(folder)]
 
 
 def test_a_damaged_state_is_named_with_the_way_on(run):
