@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("core", "algorithms", "rewards", "feedback", "plugins", "configs")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+WRITTEN = SOURCES + sorted((ROOT / "tests").rglob("*.py")) + sorted(ROOT.glob("benchmarks/*.py"))
 ALLOWED = {
     "core": set(),
     "algorithms": {"core"},
@@ -37,7 +38,7 @@ def test_every_package_ships():
     assert set(settings["packages"]) == expected
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
+@pytest.mark.parametrize("path", WRITTEN, ids=name)
 def test_a_file_is_short_or_says_why_in_its_first_line(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines and lines[0].startswith('"""'), "the first line says what the file is"

@@ -9,7 +9,9 @@ HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden"
 PUBLISHED = HERE.parents[1].parent / "shared" / "golden"
 
-ADVANTAGES, SHAPING = "test_advantages_golden.py", "test_shaping_golden.py"
+LIBRARIES = "test_advantages_golden_libraries.py"
+REPOSITORIES = "test_advantages_golden_repositories.py"
+SHAPING, FORMULAS = "test_shaping_golden.py", "test_shaping_golden_formulas.py"
 LOSSES = "losses/test_golden_"
 READERS = {
     "credit_and_shaping": {
@@ -27,13 +29,13 @@ READERS = {
     },
     "nft_official": {
         "nft/loss": f"{LOSSES}nft.py::test_loss_agrees_in_value_and_gradient",
-        "nft/advantage": f"{ADVANTAGES}::test_nft_reads_the_success_rate_of_the_group",
+        "nft/advantage": f"{REPOSITORIES}::test_nft_reads_the_success_rate_of_the_group",
     },
     "other_repos_advantages": {
         "dars/": f"{SHAPING}::test_dars_and_gvm_and_ada",
         "gvm/": f"{SHAPING}::test_dars_and_gvm_and_ada",
         "reinforce_ada/down": f"{SHAPING}::test_dars_and_gvm_and_ada",
-        "": f"{ADVANTAGES}::test_advantages_agree_with_the_methods_own_repositories",
+        "": f"{REPOSITORIES}::test_advantages_agree_with_the_methods_own_repositories",
     },
     "other_repos_losses": {"": f"{LOSSES}repositories.py::test_loss_agrees_in_value_and_gradient"},
     "paper_formula_vectors_losses": {
@@ -41,41 +43,41 @@ READERS = {
         "rec/": "losses/test_whole_rules.py::test_consistency_agrees_with_the_papers_formula",
     },
     "paper_formula_vectors_shaping": {
-        "kimi/": f"{SHAPING}::test_length_reward_of_the_paper",
-        "reward/": f"{SHAPING}::test_clip_and_delta_of_the_paper",
-        "san/": f"{SHAPING}::test_stratified_advantages_of_the_paper",
-        "brme/": f"{SHAPING}::test_robust_reward_of_the_paper",
-        "pav/": f"{SHAPING}::test_process_advantage_of_the_paper",
-        "duration/": f"{SHAPING}::test_duration_weights_of_the_paper",
-        "per_step_dpo/": f"{SHAPING}::test_first_pit_of_the_paper",
+        "kimi/": f"{FORMULAS}::test_length_reward_of_the_paper",
+        "reward/": f"{FORMULAS}::test_clip_and_delta_of_the_paper",
+        "san/": f"{FORMULAS}::test_stratified_advantages_of_the_paper",
+        "brme/": f"{FORMULAS}::test_robust_reward_of_the_paper",
+        "pav/": f"{FORMULAS}::test_process_advantage_of_the_paper",
+        "duration/": f"{FORMULAS}::test_duration_weights_of_the_paper",
+        "per_step_dpo/": f"{FORMULAS}::test_first_pit_of_the_paper",
     },
     "rover_official": {
         "rover/update": f"{LOSSES}value_learning.py::test_rover_agrees_in_value_and_gradient",
         "rover/mean_log_softmax": (
             f"{LOSSES}value_learning.py::test_the_readout_of_rover_is_the_mean_log_probability"
         ),
-        "rover/": f"{ADVANTAGES}::test_rover_rewards",
+        "rover/": f"{REPOSITORIES}::test_rover_rewards",
     },
     "trinity_advantages": {
         "dapo/": f"{SHAPING}::test_overlong_penalty",
-        "": f"{ADVANTAGES}::test_group_advantages_agree_with_trinity",
+        "": f"{LIBRARIES}::test_group_advantages_agree_with_trinity",
     },
     "trinity_losses": {"": f"{LOSSES}trinity.py::test_policy_loss_agrees_in_value_and_gradient"},
     "trl_grpo_losses": {
-        "advantages/": f"{ADVANTAGES}::test_several_rewards_are_added_and_normalised_as_in_trl",
+        "advantages/": f"{LIBRARIES}::test_several_rewards_are_added_and_normalised_as_in_trl",
         "": f"{LOSSES}trl.py::test_loss_agrees_in_value_and_gradient",
     },
     "verl_advantages": {
-        "gdpo/": f"{ADVANTAGES}::test_gdpo_agrees_with_verl",
+        "gdpo/": f"{LIBRARIES}::test_gdpo_agrees_with_verl",
         **{
-            f"{name}/": f"{ADVANTAGES}::test_token_advantages_and_returns_agree_with_verl"
+            f"{name}/": f"{LIBRARIES}::test_token_advantages_and_returns_agree_with_verl"
             for name in (
                 *("gae", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "remax"),
                 *("optimal_token_baseline", "tir_optimal_token_baseline"),
             )
         },
         **{
-            f"{name}/": f"{ADVANTAGES}::test_group_advantages_agree_with_verl"
+            f"{name}/": f"{LIBRARIES}::test_group_advantages_agree_with_verl"
             for name in (
                 *("grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized"),
                 *("opo", "gpg"),

@@ -1,4 +1,4 @@
-"""Comparisons: cells, reuse, matching, failures, and what a wrong file says."""
+"""Comparisons that run: cells, reuse, matching, failures, and what is told of them."""
 
 import json
 import re
@@ -7,15 +7,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from comparisons import comparison
 from conftest import TINY
 
 from didact.configs.cells import spent, state_of
 from didact.configs.compare import run_comparison
 from didact.configs.comparison import cells, load_comparison
-from didact.configs.document import Place, assign, locate
-from didact.configs.estimate import estimate
+from didact.configs.document import Place, assign
 from didact.configs.launch import data_of, train_recipe
-from didact.configs.load import check, load_recipe
+from didact.configs.load import check
 from didact.configs.resolve import as_yaml, resolved
 from didact.configs.summary import print_summary
 from didact.core.errors import RecipeError, RunError
@@ -23,19 +23,6 @@ from didact.core.folder import RunFolder
 from didact.core.report import build_report, find_cells
 from didact.core.report.answers import training_samples
 from didact.plugins.manager import load
-
-
-def comparison(tmp_path, methods: str, more: str = "") -> str:
-    shared = {k: v for k, v in (o.split("=", 1) for o in TINY if not o.startswith("evaluation"))}
-    lines = "".join(f"  {k}: {v}\n" for k, v in shared.items())
-    evaluation = (
-        "  evaluation: {task: {use: letters, split: test, size: 8}, samples: 2, ks: [1, 2]}\n"
-    )
-    body = f"seeds: [0, 1]\n{more}set:\n  steps: 2\n{lines}{evaluation}methods:\n{methods}"
-    file = tmp_path / "mine.yaml"
-    file.write_text(body, encoding="utf-8")
-    return str(file)
-
 
 METHODS = textwrap.indent(
     """\
@@ -228,62 +215,6 @@ def test_what_was_not_measured_is_a_dash_in_the_summary(finished, tmp_path, caps
     assert re.search(r"One +— +8", capsys.readouterr().out)
 
 
-def test_the_matched_come_after_those_they_match(tmp_path):
-    file = comparison(
-        tmp_path, "  Half: {recipe: sft, match: {axis: steps, of: One}}\n  One: sft\n"
-    )
-    assert [c.label for c in cells(load_comparison(file), tmp_path)] == [
-        "One",
-        "One",
-        "Half",
-        "Half",
-    ]
-    assert list(estimate(cells(load_comparison(file), tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("methods", "more", "message"),
-    [
-        ("  One: sftt\n", "", "no recipe named 'sftt'. Did you mean 'sft'"),
-        ("  One: sft\n", "baseline: Two\n", "mine.yaml: no method named 'Two'"),
-        ("  One: {recipe: sft, sett: {}}\n", "", "methods.One.sett: no key named 'sett'"),
-        ("  One: {recipe: sft, set: {stepz: 2}}\n", "", "stepz: no key named 'stepz'"),
-        ("  A: {recipe: sft, match: {axis: steps, of: B}}\n", "", "no method named 'B'"),
-        ("  One: sft\n", "axis: hours\n", "axis: "),
-        ("  One: {recipe: sft, set: {seed: 3}}\n", "", "methods.One.set: .* leave 'seed' out"),
-    ],
-)
-def test_a_wrong_file_is_told_before_anything_runs(tmp_path, methods, more, message):
-    file = comparison(tmp_path, methods, more)
-    with pytest.raises(RecipeError, match=message):
-        run_comparison(file, tmp_path / "out")
-
-
-def test_an_unknown_comparison_or_method_names_the_nearest(tmp_path):
-    with pytest.raises(RecipeError, match=r"no comparison named 'quickstat'. Did you mean"):
-        load_comparison("quickstat")
-    file = comparison(tmp_path, "  One: sft\n")
-    with pytest.raises(RecipeError, match=r"no method named 'Onee'. Did you mean 'One'"):
-        run_comparison(file, tmp_path / "out", only=["Onee"])
-
-
-def test_a_recipe_and_a_comparison_are_not_taken_for_each_other(tmp_path):
-    registry = load(installed=False)
-    with pytest.raises(RecipeError, match=r"is a comparison.*`didact compare quickstart`"):
-        load_recipe("quickstart", registry)
-    with pytest.raises(RecipeError, match=r"mine.yaml:.*comparison.*`didact compare`"):
-        load_recipe(comparison(tmp_path, "  One: sft\n"), registry)
-    with pytest.raises(RecipeError, match=r"is a recipe.*`didact train grpo`"):
-        load_comparison("grpo")
-    with pytest.raises(RecipeError, match=r"grpo.yaml: this is a recipe.*`didact train`"):
-        load_comparison(str(locate("grpo")))
-
-
-def test_the_packaged_comparisons_are_valid(tmp_path):
-    for name in ("quickstart", "relift_claims"):
-        assert cells(load_comparison(name), tmp_path)
-
-
 @pytest.fixture(scope="module")
 def trajectories(tmp_path_factory):
     """Runs of two methods with one seed that wrote down every group."""
@@ -311,37 +242,3 @@ def test_methods_with_one_seed_see_the_same_prompts_in_the_same_order(trajectori
         shown = [json.loads(line) for line in lines]
         seen.append(list(dict.fromkeys((row["step"], row["prompt"]) for row in shown)))
     assert seen[0] == seen[1] and len(seen[0]) == 8
-
-
-def test_a_shared_mapping_is_not_shared_between_methods(tmp_path):
-    more = "  One: sft\n  Two: {recipe: sft, set: {task.wrong: 0.3, evaluation.samples: 4}}\n"
-    file = comparison(tmp_path, more)
-    text = (
-        (tmp_path / "mine.yaml").read_text().replace("set:\n", "set:\n  task: {use: letters}\n", 1)
-    )
-    (tmp_path / "mine.yaml").write_text(text)
-    one, *_, two = cells(load_comparison(file), tmp_path)
-    assert "wrong" not in one.document.data["task"]
-    assert one.document.data["evaluation"]["samples"] == 2
-    assert two.document.data["task"]["wrong"] == 0.3
-
-
-@pytest.mark.parametrize(
-    ("methods", "more", "message"),
-    [
-        ("  A+: sft\n  A-: sft\n", "", "would share the folder 'a'"),
-        ("  A: sft\n", "seeds: [1, 1]\n", "seeds must differ"),
-    ],
-)
-def test_what_would_mix_two_runs_is_refused(tmp_path, methods, more, message):
-    file = comparison(tmp_path, methods, more)
-    if more:
-        text = (tmp_path / "mine.yaml").read_text().replace("seeds: [0, 1]\n", "")
-        (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(RecipeError, match=message):
-        load_comparison(file)
-
-
-def test_seeds_of_the_command_line_must_differ_too(tmp_path):
-    with pytest.raises(RecipeError, match="seeds must differ"):
-        run_comparison(comparison(tmp_path, "  A: sft\n"), tmp_path / "out", seeds=[1, 1])
