@@ -113,9 +113,12 @@ def report(
     ] = None,
 ) -> None:
     """Build one report (HTML, Markdown, CSV, PNG) from any finished runs."""
-    from didact.core.report import build_report
+    from didact.core.report import compared, find_cells, print_summary, write_report
 
-    typer.echo(f"report: {build_report(runs, out, baseline=baseline)}")
+    results = compared(find_cells(runs).with_choices(baseline))
+    page = write_report(results, out)
+    print_summary(results)
+    typer.echo(f"report: {page}")
 
 
 @app.command()

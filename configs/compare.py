@@ -13,7 +13,6 @@ from didact.configs.console import Console
 from didact.configs.document import Document
 from didact.configs.estimate import estimate
 from didact.configs.pool import Ended, Pool
-from didact.configs.summary import print_summary
 from didact.core.errors import DidactError, RecipeError, RunError
 from didact.core.folder import replacing
 
@@ -69,17 +68,18 @@ def run_comparison(
     except KeyboardInterrupt:
         console.say("interrupted; the same command continues")
         raise
-    from didact.core.report import build_report
+    from didact.core.report import compared, find_cells, print_summary, write_report
 
     _record(comparison, source, out, outdated(comparison, out, ran), most)
     said = "".join(f"failed: {name}: {reason}\n" for name, reason in failed.items())
     try:
-        report = build_report([out], out)
+        results = compared(find_cells([out]))
+        report = write_report(results, out)
     except DidactError as error:
         if failed:
             raise RunError(f"{said}no report: {error}") from None
         raise
-    print_summary(todo)
+    print_summary(results)
     if failed:
         raise RunError(f"{said}{len(failed)} of {len(todo)} cells failed; report: {report}")
     return report

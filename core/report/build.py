@@ -59,7 +59,11 @@ def build_report(
     if isinstance(paths, str | Path):
         paths = [paths]
     cells = paths if isinstance(paths, Cells) else find_cells([Path(path) for path in paths])
-    found = compared(cells.with_choices(baseline, title))
+    return write_report(compared(cells.with_choices(baseline, title)), out)
+
+
+def write_report(found: Comparison, out: Path | str) -> Path:
+    """Write what was worked out; returns the HTML file."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     images = write_images(found, charts(found), folder / "figures")

@@ -106,7 +106,7 @@ class Cells:
         labels = tuple(methods)
         return Cells(tuple(cells), labels, labels[0], " · ".join(labels[:4]))
 
-    def with_choices(self, baseline: str | None, title: str | None) -> Cells:
+    def with_choices(self, baseline: str | None, title: str | None = None) -> Cells:
         """The same cells, compared with another method or under another title.
 
         Raises:

@@ -17,10 +17,9 @@ from didact.configs.document import Place, assign
 from didact.configs.launch import data_of, train_recipe
 from didact.configs.load import check
 from didact.configs.resolve import as_yaml, resolved
-from didact.configs.summary import print_summary
 from didact.core.errors import RecipeError, RunError
 from didact.core.folder import RunFolder
-from didact.core.report import build_report, find_cells
+from didact.core.report import compared, find_cells, print_summary, write_report
 from didact.core.report.answers import training_samples
 from didact.plugins.manager import load
 
@@ -202,17 +201,29 @@ def test_cut_off_files_of_a_finished_cell_stop_neither_matching_nor_the_summary(
     half.folder.metrics.unlink()
     one.folder.manifest.write_text('{"start": "fre')
     assert state_of(one) == "done"
-    print_summary([one, half])
-    assert build_report([copy], tmp_path / "report").exists()
+    results = compared(find_cells([copy]))
+    print_summary(results)
+    assert write_report(results, tmp_path / "report").exists()
 
 
 def test_what_was_not_measured_is_a_dash_in_the_summary(finished, tmp_path, capsys):
     file, out, _ = finished
-    cell = cells(load_comparison(file), shutil.copytree(out, tmp_path / "out"))[0]
-    lines = cell.folder.metrics.read_text().splitlines(keepends=True)
-    cell.folder.metrics.write_text("".join(n for n in lines if '"evaluation"' not in n))
-    print_summary([cell])
-    assert re.search(r"One +— +8", capsys.readouterr().out)
+    copy = shutil.copytree(out, tmp_path / "out")
+    for cell in cells(load_comparison(file), copy, only=["One"]):
+        shutil.rmtree(cell.folder.path / "evaluation")
+    print_summary(compared(find_cells([copy])))
+    said = capsys.readouterr().out
+    assert re.search(r"One +(— +)+8\b", said) and re.search(r"Half +\d", said)
+
+
+def test_the_summary_says_what_the_report_says(finished, capsys):
+    _, out, _ = finished
+    results = compared(find_cells([out]))
+    print_summary(results)
+    said = capsys.readouterr().out
+    metric = results.evidence.main
+    for score in (s for s in results.final if s.metric == metric and s.benchmark == "all"):
+        assert re.search(rf"{score.label} +{100 * score.own.mean:.1f} ", said)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,66 @@
+"""The short tables that a terminal gets: accuracy by part, and the demonstrations it took."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from math import nan
+from typing import TYPE_CHECKING
+
+from didact.core.report.comparison import Comparison
+from didact.core.report.scores import Score
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MOST = 8
+"""Values of a metadata key that still fit side by side; the report has the others too."""
+Means = Mapping[str, Mapping[str, float]]
+"""By part and method, a share."""
+
+
+def print_summary(found: Comparison) -> None:
+    """Print a line a method, in percent, as the report says it.
+
+    One table for all questions and the values of metadata keys, one for the base-difficulty bins;
+    "demos" are demonstrations learnt from, a mean over runs.
+    """
+    from rich.console import Console
+
+    if found.evidence is None:
+        return
+    metric = found.evidence.main
+    whole = [s for s in found.final if s.metric == metric and s.benchmark == "all"]
+    by_key = {key: _means(scores) for key, scores in found.parts.items()}
+    bins = by_key.pop("bin", {})
+    few = [means for means in by_key.values() if len(means) <= MOST]
+    first = _means(whole) | {part: means for key in few for part, means in key.items()}
+    for means in filter(None, (first, bins)):
+        Console().print(_table(found, f"{metric}, % right", means))
+
+
+def _means(scores: Iterable[Score]) -> dict[str, dict[str, float]]:
+    means: dict[str, dict[str, float]] = defaultdict(dict)
+    for score in scores:
+        means[score.part][score.label] = score.own.mean
+    return dict(means)
+
+
+def _table(found: Comparison, title: str, means: Means) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    spent = {cost.label: cost.totals["demonstrations"] for cost in found.costs}
+    table = Table(title=title, box=SIMPLE, padding=(0, 1))
+    table.add_column("method", min_width=16)
+    for part in means:
+        table.add_column(part.replace("=", " "), justify="right")
+    table.add_column("demos", justify="right", no_wrap=True)
+    for label in found.labels:
+        shares = [_shown(100 * own.get(label, nan), 1) for own in means.values()]
+        table.add_row(label, *shares, _shown(spent.get(label, nan), 0))
+    return table
+
+
+def _shown(value: float, digits: int) -> str:
+    return "—" if value != value else f"{value:,.{digits}f}"
