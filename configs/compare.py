@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from didact.configs.cells import fill_match, put_aside, state_of
@@ -99,8 +100,9 @@ def _record(
     comparison: Comparison, source: str, out: Path, old: Sequence[tuple[str, int]], most: int
 ) -> None:
     """Write down what is compared, for the report."""
-    file = out / "comparison.json"
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file, before = out / "comparison.json", 1
+    with suppress(OSError, ValueError, KeyError):
+        before = json.loads(file.read_text(encoding="utf-8"))["at_once"]
     labels = list(comparison.methods)
     matches = {k: [m.match.axis, m.match.of] for k, m in comparison.methods.items() if m.match}
     record = {
@@ -112,7 +114,7 @@ def _record(
         "axis": comparison.axis,
         "matches": matches,
         "outdated": [f"{label}, seed {seed}" for label, seed in old],
-        "at_once": max(most, before.get("at_once", 1)),
+        "at_once": max(most, before),
     }
     with replacing(file) as new:
         new.write_text(json.dumps(record, indent=1), encoding="utf-8")

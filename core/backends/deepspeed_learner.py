@@ -167,8 +167,8 @@ class DeepSpeedLearner:
         padded = not self.reader.packing
 
         def attempt(max_tokens: int) -> Mapping[str, float]:
-            micro = learning.micro_batches(batch, active, max_tokens, self.world, padded)
             bound = self.scalars.over(rule, batch, step)
+            micro = learning.micro_batches(batch, active, max_tokens, self.world, padded)
             tally = learning.backward(micro, self._forward, bound, wanted, self._backward)
             try:
                 metrics = reports.metrics_of(tally, batch, sum(idle), self.world)
