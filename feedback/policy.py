@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from didact.core.errors import RecipeError, unknown
+from didact.core.errors import PluginError, RecipeError, unknown
 from didact.core.protocols import Environment, Names, Run
 from didact.core.ranges import Count, Fraction, NonNegative, Whole
 from didact.core.seeds import seed_of, seeds_after
@@ -178,7 +178,11 @@ def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -
     generator = run.generators[model]
     if not requests:
         return []
-    samples = run.world.map(lambda stripe: generator.generate(stripe, sampling), requests)
+    limits = [request.limit(sampling) for request in requests]
+    if min(limits) < 1:
+        raise PluginError(f"a request asks for {min(limits)} tokens; it must ask for 1 or more.")
+    longest = replace(sampling, max_tokens=max(limits))
+    samples = run.world.map(lambda stripe: generator.generate(stripe, longest), requests)
     tokens = float(sum(sample.tokens.numel() for sample in samples))
     run.metrics["tokens/generated"] = run.metrics.get("tokens/generated", 0.0) + tokens
     if sampling.temperature > 0:
@@ -187,7 +191,7 @@ def ask(run: Run, model: str, requests: Sequence[Request], sampling: Sampling) -
         mean = run.metrics.get(f"entropy/{model}", 0.0)
         run.metrics[f"tokens/sampled/{model}"] = before + tokens
         run.metrics[f"entropy/{model}"] = (mean * before + surprise) / max(before + tokens, 1.0)
-    return [_cut(got, asked.limit(sampling)) for got, asked in zip(samples, requests, strict=True)]
+    return [_cut(sample, limit) for sample, limit in zip(samples, limits, strict=True)]
 
 
 def _cut(sample: Sample, limit: int) -> Sample:

@@ -148,7 +148,7 @@ class HFGenerator:
     def _decode(
         self, requests: Sequence[Request], sampling: Sampling, report: Callable[[int], None]
     ) -> list[Sample]:
-        steps = max(request.limit(sampling) for request in requests)
+        steps = sampling.max_tokens
         numbers = uniforms([request.seed for request in requests], steps).to(self.device)
         tokens = torch.zeros(len(requests), steps, dtype=torch.int64, device=self.device)
         logprobs = torch.zeros(len(requests), steps, device=self.device)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from didact.core.errors import RecipeError
+from didact.core.errors import PluginError, RecipeError
 from didact.core.schedule import Schedule, Varying, now
 from didact.core.seeds import seed_of
 from didact.core.types import Group, Request, Sampling
@@ -171,6 +171,16 @@ def test_no_turn_asks_for_more_than_its_own_episode_has_room_for(tools):
     later = run.generators["policy"].calls[1:]
     rooms = [[r.limit(s) + len(r.context) for r in requests] for requests, s in later]
     assert rooms and all(room == most for turn in rooms for room in turn)
+
+
+def test_a_generator_is_asked_for_the_most_that_a_request_wants_and_for_no_request_of_none(tools):
+    run, context = tools.make_run(), tools.group().prompt.tokens
+    ask(run, "policy", [Request(context, 1, 3), Request(context, 2, 5)], Sampling(max_tokens=20))
+    ((_, sampling),) = run.generators["policy"].calls
+    assert sampling == Sampling(max_tokens=5)
+    for none in (0, -2):
+        with pytest.raises(PluginError, match=f"asks for {none} tokens"):
+            ask(run, "policy", [Request(context, 1, none)], Sampling(max_tokens=20))
 
 
 def test_what_a_generator_says_beyond_a_requests_own_limit_is_cut(tools):

@@ -47,6 +47,13 @@ def test_the_value_of_a_step_is_how_often_one_gets_there_from_its_end(tools):
     assert run.metrics["steps/continued"] == 3 * 40
 
 
+def test_a_continuation_has_the_room_that_its_beginning_leaves_and_at_least_a_token(tools):
+    run = tools.make_run(lambda context, seed: "!", max_tokens=4)
+    StepValues(right, n=1)(stepped(tools, "a;bc;d", run=run), run)
+    ((requests, sampling),) = run.generators["policy"].calls
+    assert [r.limit(sampling) for r in requests] == [4, 2, 1]  # after nothing, "a;" and "a;bc;"
+
+
 def test_only_chosen_members_are_valued_and_named_as_asked(tools):
     run = tools.make_run(lambda context, seed: "!")
     (group,) = stepped(tools, "a;b!", "c", run=run)

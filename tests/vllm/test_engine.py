@@ -93,6 +93,16 @@ def test_without_seeds_ranks_whose_random_states_are_alike_draw_differently(serv
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.parametrize("seeded", [True, False])
+def test_requests_of_one_context_keep_limits_of_their_own(served, requests, seeded):
+    served.seeded = seeded
+    asked = [Request(requests[0].context, at, limit) for at, limit in enumerate([1, 30, 1, None])]
+    samples = [s for _ in range(4) for s in served.generate(asked, Sampling(max_tokens=30))]
+    served.seeded = True
+    assert {len(s.tokens) for s in samples[0::4] + samples[2::4]} == {1}
+    assert max(len(s.tokens) for s in samples[1::4] + samples[3::4]) > 1
+
+
 @pytest.mark.parametrize(("settings", "ends"), [(None, {2, 17}), ('{"eos_token_id": 2}', {2})])
 def test_a_response_ends_where_the_transformers_generator_ends_it(
     spec, tokenizer, learner, kept, tmp_path, settings, ends
