@@ -13,7 +13,7 @@ from didact.configs.comparison import Cell, Comparison, cells, load_comparison, 
 from didact.configs.console import Console
 from didact.configs.document import Document
 from didact.configs.estimate import estimate
-from didact.configs.pool import Ended, Pool
+from didact.configs.pool import Ended, Pool, cores
 from didact.core.errors import DidactError, RecipeError, RunError
 from didact.core.folder import replacing
 
@@ -62,10 +62,11 @@ def run_comparison(
         return None
     gpus = shared_gpus(todo)
     out.mkdir(parents=True, exist_ok=True)
-    most = jobs or at_once(comparison, gpus)
+    own, cpus = at_once(comparison, gpus)
+    most = min(jobs or own, sum(map(_unfinished, todo)))
     _record(comparison, source, out, old, most)
     try:
-        failed = run_cells(todo, most, gpus, console, comparison.cpus)
+        failed = run_cells(todo, jobs or own, gpus, console, cpus)
     except KeyboardInterrupt:
         console.say("interrupted; the same command continues")
         raise
@@ -101,8 +102,8 @@ def _record(
 ) -> None:
     """Write down what is compared, for the report."""
     file, before = out / "comparison.json", 1
-    with suppress(OSError, ValueError, KeyError):
-        before = json.loads(file.read_text(encoding="utf-8"))["at_once"]
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        before = int(json.loads(file.read_text(encoding="utf-8"))["at_once"])
     labels = list(comparison.methods)
     matches = {k: [m.match.axis, m.match.of] for k, m in comparison.methods.items() if m.match}
     record = {
@@ -138,15 +139,16 @@ def shared_gpus(todo: Sequence[Cell]) -> list[str]:
     return (named.split(",") if named else [str(at) for at in range(count)])[:count]
 
 
-def at_once(comparison: Comparison, gpus: Sequence[str]) -> int:
-    """How many cells this machine has room for: by its GPUs, or, if it has none, by its cores."""
+def at_once(comparison: Comparison, gpus: Sequence[str]) -> tuple[int, int | None]:
+    """How many cells this machine has room for, by its GPUs or, if it has none, by its cores; and
+    how many cores each has, if the comparison says it."""
     import torch
 
     if gpus:
-        return max(len(gpus) // max(comparison.gpus, 1), 1)
+        return max(len(gpus) // max(comparison.gpus, 1), 1), None
     if comparison.cpus is None or torch.cuda.device_count():
-        return 1
-    return max((os.cpu_count() or 1) // comparison.cpus, 1)
+        return 1, None
+    return max(cores() // comparison.cpus, 1), comparison.cpus
 
 
 def run_cells(
@@ -188,6 +190,14 @@ def _startable(
         if not waits and pool.room(cell.gpus if shared else 0):
             return cell
     return None
+
+
+def _unfinished(cell: Cell) -> bool:
+    """Whether it may have to run; one that cannot be read says why when it is prepared."""
+    try:
+        return state_of(cell) != "done"
+    except DidactError:
+        return True
 
 
 def _prepared(cell: Cell, console: Console) -> str:

@@ -22,6 +22,11 @@ PRELOADED = ["didact.configs.launch", "transformers.modeling_utils"]
 """Imported once, by the server that the processes are forked from; none of it touches a GPU."""
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a call ended: with what it returned, or with why it failed."""
@@ -61,7 +66,7 @@ class Pool:
 
     def __init__(self, jobs: int, gpus: Sequence[str] = (), cpus: int | None = None) -> None:
         self.jobs, self.free = jobs, list(gpus)
-        threads = cpus or max((os.cpu_count() or 1) // jobs, 1)
+        threads = cpus or max(cores() // jobs, 1)
         self.limits = {"OMP_NUM_THREADS": str(threads)} if cpus or jobs > 1 else {}
         self.running: list[_Running] = []
         self.context = get_context("forkserver")

@@ -117,23 +117,24 @@ class RunFolder:
         for _, path in self.states()[:-count]:
             shutil.rmtree(path)
 
-    def truncate_logs(self, step: int) -> None:
-        """Forget what was logged after a step, so that a resumed run continues its own record."""
+    def truncate_logs(self, step: int, evaluated: int) -> None:
+        """Forget the steps and evaluations after these: a resumed run continues its own record."""
         for file in (self.path / "evaluation").glob("step-*.jsonl"):
-            if file.name > self.evaluation(step).name:
+            if file.name > self.evaluation(evaluated).name:
                 file.unlink()
         for name in ("metrics.jsonl", "trajectories.jsonl"):
             file = self.path / name
             if file.exists():
                 with replacing(file) as new, new.open("w", encoding="utf-8") as out:
-                    out.writelines(_until(file, step))  # line by line: it may be long
+                    out.writelines(_until(file, step, evaluated))  # one by one: it may be long
 
 
-def _until(file: Path, step: int) -> Iterator[str]:
+def _until(file: Path, step: int, evaluated: int) -> Iterator[str]:
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a crash is dropped
-                if json.loads(line)["step"] <= step:
+                row = json.loads(line)
+                if row["step"] <= (evaluated if row.get("kind") == "evaluation" else step):
                     yield line.rstrip("\n") + "\n"
 
 

@@ -103,11 +103,12 @@ class Session:
                 self._between()  # what a signal had broken off
             self._train()
             self._finish()
+            return True
         except Interrupted:
-            if self.done and not self.folder.state(self.done).exists():
-                self._save()
-            return False
-        return True
+            pass  # and leave it, or it would seem to be the cause of what saving raises
+        if self.done and not self.folder.state(self.done).exists():
+            self._save()
+        return False
 
     def _train(self) -> None:
         if self.done >= self.last:
@@ -214,7 +215,9 @@ class Session:
         states = self.folder.states()
         if states:
             self.done = checkpoint.load(states[-1][1], self.run, self._stateful)
-        self.folder.truncate_logs(self.done)
+        if self.run.world.rank == 0:
+            self.folder.truncate_logs(self.done, self.evaluated)
+        self.run.world.barrier()
         self.run.step = self.done
         self._cool()
 

@@ -30,8 +30,12 @@ class Signals:
         """Listen in this block. A second signal takes its usual course."""
         before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
 
+        def restore() -> None:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
         def remember(kind: int, frame: object) -> None:
-            signal.signal(kind, before[signal.Signals(kind)])
+            restore()
             self.asked = True
             if self.abrupt:
                 raise Interrupted
@@ -41,8 +45,7 @@ class Signals:
                 signal.signal(kind, remember)
             yield
         finally:
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
+            restore()
 
     @contextmanager
     def breaking(self, wanted: bool) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from math import nan
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST = 8
-"""Values of a metadata key that still fit side by side; the report has the others too."""
+"""Columns that still fit side by side; the report has the others too."""
 Means = Mapping[str, Mapping[str, float]]
 """By part and method, a share."""
 
@@ -31,12 +32,14 @@ def print_summary(found: Comparison) -> None:
         return
     metric = found.evidence.main
     whole = [s for s in found.final if s.metric == metric and s.benchmark == "all"]
-    by_key = {key: _means(scores) for key, scores in found.parts.items()}
-    bins = by_key.pop("bin", {})
-    few = [means for means in by_key.values() if len(means) <= MOST]
-    first = _means(whole) | {part: means for key in few for part, means in key.items()}
-    for means in filter(None, (first, bins)):
-        Console().print(_table(found, f"{metric}, % right", means))
+    first = _means(whole)
+    for scores in (found.parts[key] for key in found.parts if key != "bin"):
+        means = _means(scores)
+        first |= means if len(first) + len(means) <= MOST else {}
+    for means in filter(None, (first, _means(found.parts.get("bin", ())))):
+        wide = None if sys.stdout.isatty() else max(80, 24 + 11 * len(means))
+        plain = Console(markup=False, highlight=False, width=wide)
+        plain.print(_table(found, f"{metric}, % right", means))
 
 
 def _means(scores: Iterable[Score]) -> dict[str, dict[str, float]]:
@@ -53,10 +56,13 @@ def _table(found: Comparison, title: str, means: Means) -> Table:
     spent = {cost.label: cost.totals["demonstrations"] for cost in found.costs}
     table = Table(title=title, box=SIMPLE, padding=(0, 1))
     table.add_column("method", min_width=16)
-    for part in means:
-        table.add_column(part.replace("=", " "), justify="right")
-    table.add_column("demos", justify="right", no_wrap=True)
+    for part in (*(name.replace("=", " ") for name in means), "demos"):
+        table.add_column(part, justify="right", min_width=6)
     for label in found.labels:
+        states = {run.status for run in found.runs if run.label == label}
+        if "finished" not in states:
+            table.add_row(label, "failed" if "failed" in states else "no run")
+            continue
         shares = [_shown(100 * own.get(label, nan), 1) for own in means.values()]
         table.add_row(label, *shares, _shown(spent.get(label, nan), 0))
     return table

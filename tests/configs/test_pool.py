@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import pytest
 
-from didact.configs.compare import _record, at_once, run_cells, shared_gpus
+from didact.configs.compare import _record, at_once, run_cells, run_comparison, shared_gpus
 from didact.configs.comparison import Cell, Comparison, Match
 from didact.configs.console import Console
 from didact.configs.document import Document
 from didact.configs.pool import Ended, Pool
-from didact.core.errors import RecipeError, RunError
+from didact.core.errors import DidactError, RecipeError, RunError
 from didact.core.folder import RunFolder
 
 
@@ -82,11 +82,13 @@ def test_cells_at_once_are_as_many_as_gpus_or_cores_suffice_for(monkeypatch):
         methods = {"a": "grpo"}
         return at_once(Comparison.model_validate({"methods": methods, **settings}), here)
 
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert [most([]), most([], cpus=1), most([], cpus=3), most([], cpus=16)] == [1, 8, 2, 1]
-    assert [most(["0", "1"]), most(["0", "1"], gpus=2), most(["0", "1"], cpus=1)] == [2, 1, 2]
+    monkeypatch.setattr("didact.configs.compare.cores", lambda: 8)
+    assert [most([]), most([], cpus=1), most([], cpus=3)] == [(1, None), (8, 1), (2, 3)]
+    assert most([], cpus=16) == (1, 16)
+    both = ["0", "1"]
+    assert [most(both), most(both, gpus=2), most(both, cpus=1)] == [(2, None), (1, None), (2, None)]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert most([], gpus=0, cpus=1) == 1  # all of them see the same GPUs
+    assert most([], gpus=0, cpus=1) == (1, None)  # all of them see the same GPUs
 
 
 def test_a_process_that_is_killed_is_named_and_those_beside_it_go_on():
@@ -219,4 +221,19 @@ def test_a_comparison_remembers_the_most_cells_that_ran_at_once(tmp_path):
     comparison = Comparison.model_validate({"methods": {"a": "grpo"}})
     for most in (1, 3, 2):
         _record(comparison, "mine", tmp_path, [], most)
+    assert json.loads((tmp_path / "comparison.json").read_text())["at_once"] == 3
+
+
+def test_a_comparison_runs_with_the_cores_that_its_file_says(tmp_path, monkeypatch):
+    seen = []
+
+    def run_cells(todo, jobs, gpus, console, cpus):
+        seen.append((jobs, gpus, cpus))
+        return {}
+
+    monkeypatch.setattr("didact.configs.compare.run_cells", run_cells)
+    monkeypatch.setattr("didact.configs.compare.cores", lambda: 3)
+    with pytest.raises(DidactError, match="no run has started"):
+        run_comparison("quickstart", tmp_path)
+    assert seen == [(3, [], 1)]
     assert json.loads((tmp_path / "comparison.json").read_text())["at_once"] == 3

@@ -3,45 +3,16 @@
 import errno
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from finished_runs import LEARNS, RELIFT, assert_same_model, parameters, rows, timeless
 
 from didact.core.backends.hf_generator import HFGenerator
 from didact.core.backends.torch_learner import TorchLearner
 from didact.core.errors import RecipeError, RunError
 from didact.core.folder import RunFolder
-
-LEARNS = ("rewards={correct: letters_answer, short: {use: linear_length, per: 100, weight: 0.1}}",)
-
-
-def parameters(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "final" / "model.safetensors")
-
-
-def rows(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def timeless(row: dict) -> dict:
-    assert row["kind"] != "train" or row["memory/peak_gib/process"] > 0.1
-    return {k: v for k, v in row.items() if "seconds" not in k and not k.startswith("memory/")}
-
-
-def assert_same_model(one: Path, two: Path) -> None:
-    first, second = parameters(one), parameters(two)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-SHUFFLED = ("phases.rl.shuffle=true", "phases.rl.batch_size=64")
-RELIFT = ("steps=4", "phases.sft.when.at_least=4", *SHUFFLED, *LEARNS)
 
 
 def test_two_and_two_steps_equal_four_bitwise(run):
@@ -67,7 +38,6 @@ def test_the_test_above_would_notice_a_lost_optimizer_state(run, tmp_path, monke
 
 
 def test_with_offload_a_learner_rests_whenever_its_generator_works(run, monkeypatch):
-    from didact.core.backends.hf_generator import HFGenerator
 
     held = []
     followed: dict[HFGenerator, TorchLearner] = {}
@@ -159,51 +129,6 @@ def test_a_budget_ends_the_run_with_the_step_that_reaches_it(run):
     assert [row["spent/demonstrations"] for row in rows(folder)] == [4, 8, 12]
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_writes_a_state_and_exits_cleanly(tmp_path, kind):
-    from conftest import TINY  # the same overrides, on the command line
-
-    out = tmp_path / "run"
-    command = [sys.executable, "-c", "from didact.configs.cli import main; main()"]
-    arguments = ["train", "sft", *TINY, "steps=100000", "--out", str(out)]
-    process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
-    metrics = out / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(kind)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
-    (state,) = (out / "checkpoints").iterdir()
-    assert int(state.name.removeprefix("step-")) == len(rows(out))
-
-
-@pytest.mark.parametrize("broken_off", [1, 2])
-def test_a_signal_breaks_an_evaluation_off_and_a_resumed_run_makes_up_for_it(
-    run, monkeypatch, broken_off
-):
-    seen = "evaluation={task: {use: letters, split: test, size: 6}, every: 2, samples: 2, ks: [2]}"
-    whole = run("relift", seen, *RELIFT, folder="whole")
-    calls, inner = [], HFGenerator.generate
-
-    def generate(self, requests, sampling):
-        calls.append(sampling.temperature)
-        if calls.count(0.0) == broken_off and sampling.temperature == 0.0:  # an evaluation's
-            signal.raise_signal(signal.SIGTERM)
-            raise AssertionError("the evaluation went on")
-        return inner(self, requests, sampling)
-
-    monkeypatch.setattr(HFGenerator, "generate", generate)
-    folder = run("relift", seen, *RELIFT, folder="halves")
-    ((done, _),) = RunFolder(folder).states()
-    assert done == 2 * broken_off and not (folder / "final").exists()
-    calls[:] = [0.0] * 9
-    run("relift", seen, *RELIFT, folder="halves", resume=True)
-    assert_same_model(whole, folder)
-    assert [timeless(r) for r in rows(whole)] == [timeless(r) for r in rows(folder)]
-
-
 def test_a_damaged_state_is_named_with_the_way_on(run):
     folder = run("grpo", "steps=3", "checkpoint.every=1", *LEARNS)
     shutil.rmtree(folder / "final")
@@ -252,7 +177,7 @@ def test_a_read_only_folder_is_one_line(run, monkeypatch):
 def test_a_last_line_without_its_end_does_not_swallow_the_next(tmp_path):
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"step": 1}\n{"step": 2}')
-    RunFolder(tmp_path).truncate_logs(2)
+    RunFolder(tmp_path).truncate_logs(2, 2)
     assert log.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
@@ -261,7 +186,7 @@ def test_a_resumed_run_forgets_evaluations_after_the_step_it_resumes_from(tmp_pa
     folder.evaluation(0).parent.mkdir()
     for step in (0, 2, 3):
         folder.evaluation(step).write_text("{}")
-    folder.truncate_logs(2)
+    folder.truncate_logs(3, 2)
     assert sorted(folder.evaluation(0).parent.iterdir()) == [*map(folder.evaluation, (0, 2))]
 
 
