@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from finished_runs import RELIFT, assert_same_model, rows, timeless
 from didact.core.backends.hf_generator import HFGenerator
 from didact.core.errors import RunError
 from didact.core.folder import RunFolder
+from didact.core.session import Session
 
 SEEN = "evaluation={task: {use: letters, split: test, size: 6}, every: 2, samples: 2, ks: [2]}"
 
@@ -114,3 +116,15 @@ def test_no_room_for_the_state_of_an_interrupted_run_is_one_line(run, asked, mon
     asked.next(("greedy", 1))
     with pytest.raises(RunError, match="cannot be written: No space left on device"):
         run("relift", SEEN, *RELIFT)
+
+
+def test_the_logs_of_a_resumed_run_are_cut_by_one_rank_alone(tmp_path):
+    """Two would put one another's file aside, and what is written into it."""
+    log, left = tmp_path / "metrics.jsonl", []
+    log.write_text('{"step": 5}\n')
+    for rank in (1, 0):
+        world = SimpleNamespace(rank=rank, size=2, barrier=lambda: None)
+        fake_run = SimpleNamespace(world=world, step=0)
+        Session(fake_run, None, [], 3, RunFolder(tmp_path), {}).resume()
+        left.append(log.read_text())
+    assert left == ['{"step": 5}\n', ""]
