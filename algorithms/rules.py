@@ -113,9 +113,7 @@ class Term:
         total = self._counted(batch, chosen, mask, picked)
         weigh = row_weights(total, [row.prompt.id for row in counted.rows], self.average)
         where = {id(row): at for at, row in enumerate(counted.rows)}
-        chosen_rows = (
-            where if counted is mine else {id(row): at for at, row in enumerate(mine.rows)}
-        )
+        chosen_rows = {id(row): at for at, row in enumerate(mine.rows)}
         weighed = self._weighed(batch, step)
 
         def term(part: Batch, live: Mapping[str, Tensor]) -> Tensor:

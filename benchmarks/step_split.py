@@ -123,11 +123,13 @@ def beside_trl(steps: int, rounds: int) -> None:
 
 def at_once(steps: int) -> int:
     """The quickstart's steps in as many processes as there are cores; 1 if one misses the bar."""
+    from didact.configs.pool import cores
+
     command = [sys.executable, __file__, "--steps", str(steps), "--bar", str(BAR)]
     told = {**os.environ, "OMP_NUM_THREADS": "1"}
     beside = [
         subprocess.Popen(command, env=told, stdout=subprocess.PIPE, text=True)
-        for _ in os.sched_getaffinity(0)
+        for _ in range(cores())
     ]
     for process in beside:
         print(process.communicate()[0])

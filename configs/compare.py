@@ -62,17 +62,19 @@ def run_comparison(
         return None
     gpus = shared_gpus(todo)
     out.mkdir(parents=True, exist_ok=True)
+    _record(comparison, source, out, old)
     own, cpus = at_once(comparison, gpus)
-    most = min(jobs or own, sum(map(_unfinished, todo)))
-    _record(comparison, source, out, old, most)
+    pool = Pool(jobs or own, gpus, cpus)
     try:
-        failed = run_cells(todo, jobs or own, gpus, console, cpus)
+        with pool:
+            failed = run_cells(todo, pool, console)
     except KeyboardInterrupt:
         console.say("interrupted; the same command continues")
         raise
+    finally:
+        _record(comparison, source, out, outdated(comparison, out, ran), pool.most)
     from didact.core.report import compared, find_cells, print_summary, write_report
 
-    _record(comparison, source, out, outdated(comparison, out, ran), most)
     said = "".join(f"failed: {name}: {reason}\n" for name, reason in failed.items())
     try:
         results = compared(find_cells([out]))
@@ -98,9 +100,9 @@ def outdated(comparison: Comparison, out: Path, ran: Collection[str]) -> list[tu
 
 
 def _record(
-    comparison: Comparison, source: str, out: Path, old: Sequence[tuple[str, int]], most: int
+    comparison: Comparison, source: str, out: Path, old: Sequence[tuple[str, int]], most: int = 1
 ) -> None:
-    """Write down what is compared, for the report."""
+    """Write down what is compared, and that `most` cells ran at once, for the report."""
     file, before = out / "comparison.json", 1
     with suppress(OSError, ValueError, KeyError, TypeError):
         before = int(json.loads(file.read_text(encoding="utf-8"))["at_once"])
@@ -151,53 +153,41 @@ def at_once(comparison: Comparison, gpus: Sequence[str]) -> tuple[int, int | Non
     return max(cores() // comparison.cpus, 1), comparison.cpus
 
 
-def run_cells(
-    todo: Sequence[Cell],
-    jobs: int,
-    gpus: Sequence[str],
-    console: Console,
-    cpus: int | None = None,
-) -> dict[str, str]:
+def run_cells(todo: Sequence[Cell], pool: Pool, console: Console) -> dict[str, str]:
     """Run the cells, each in a process of its own; the reason of each that failed, by name."""
     failed: dict[str, str] = {}
     waiting = list(todo)
     running: dict[str, Cell] = {}
-    with Pool(jobs, gpus, cpus) as pool:
-        while waiting or running:
-            while cell := _startable(waiting, running, pool, shared=bool(gpus)):
-                waiting.remove(cell)
-                reason = _prepared(cell, console)
-                if reason == "":
-                    console.say(f"{cell.name}: running")
-                    running[cell.name] = cell
-                    wanted = cell.gpus if gpus else 0
-                    name = cell.name if jobs > 1 else ""
-                    pool.start(cell.name, wanted, _work, cell.document, cell.folder.path, name)
-                elif reason != "done":
-                    failed |= _closed(cell, Ended(cell.name, failure=reason))
-            for end in pool.ended() if running else ():
-                failed |= _closed(running.pop(end.name), end)
+    while waiting or running:
+        while cell := _startable(waiting, running, pool):
+            waiting.remove(cell)
+            reason = _prepared(cell, console)
+            if reason == "":
+                console.say(f"{cell.name}: running")
+                running[cell.name] = cell
+                name = cell.name if pool.jobs > 1 else ""
+                told = (cell.document, cell.folder.path, name)
+                pool.start(cell.name, _wanted(cell, pool), _work, *told)
+            elif reason != "done":
+                failed |= _closed(cell, Ended(cell.name, failure=reason))
+        for end in pool.ended() if running else ():
+            failed |= _closed(running.pop(end.name), end)
     return failed
 
 
-def _startable(
-    waiting: Sequence[Cell], running: Mapping[str, Cell], pool: Pool, *, shared: bool
-) -> Cell | None:
+def _wanted(cell: Cell, pool: Pool) -> int:
+    """The GPUs that a cell is given, if any are shared out."""
+    return cell.gpus if pool.gpus else 0
+
+
+def _startable(waiting: Sequence[Cell], running: Mapping[str, Cell], pool: Pool) -> Cell | None:
     """The first cell that there is room for, and that waits for no other cell's result."""
     unfinished = {(cell.label, cell.seed) for cell in [*waiting, *running.values()]}
     for cell in waiting:
         waits = cell.match is not None and (cell.match.of, cell.seed) in unfinished
-        if not waits and pool.room(cell.gpus if shared else 0):
+        if not waits and pool.room(_wanted(cell, pool)):
             return cell
     return None
-
-
-def _unfinished(cell: Cell) -> bool:
-    """Whether it may have to run; one that cannot be read says why when it is prepared."""
-    try:
-        return state_of(cell) != "done"
-    except DidactError:
-        return True
 
 
 def _prepared(cell: Cell, console: Console) -> str:

@@ -62,10 +62,13 @@ class Pool:
         gpus: what to share out, as CUDA_VISIBLE_DEVICES names them.
         cpus: threads of each process, unless OMP_NUM_THREADS says it; None: its share of the cores,
             and for a single job what torch takes.
+
+    Attributes:
+        most: processes that were going on at once.
     """
 
     def __init__(self, jobs: int, gpus: Sequence[str] = (), cpus: int | None = None) -> None:
-        self.jobs, self.free = jobs, list(gpus)
+        self.jobs, self.gpus, self.free, self.most = jobs, tuple(gpus), list(gpus), 0
         threads = cpus or max(cores() // jobs, 1)
         self.limits = {"OMP_NUM_THREADS": str(threads)} if cpus or jobs > 1 else {}
         self.running: list[_Running] = []
@@ -96,6 +99,7 @@ class Pool:
         process.start()
         sender.close()
         self.running.append(_Running(name, process, receiver, ready, mine))
+        self.most = max(self.most, len(self.running))
 
     def ended(self) -> list[Ended]:
         """Wait until a call ends; how those that did ended. Their GPUs are free again."""

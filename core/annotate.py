@@ -197,8 +197,7 @@ def _named(estimate: Estimate, batch: Batch, promised: Names) -> dict[str, Tenso
             f"advantage: the estimator returned {listed(set(results))}, but declares "
             f"{listed(promised)}."
         )
-    rows = batch.rows
-    width = max(row.tokens.numel() for row in rows)
+    rows, width = batch.rows, max(row.tokens.numel() for row in batch.rows)
     for name, value in results.items():
         if value.shape not in ((len(rows),), (len(rows), width)):
             raise RecipeError(

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,8 +96,7 @@ class Session:
     def _ended(self) -> bool:
         """Run until the final model is there; False if a signal came before, with a state."""
         notify(self.observers, "on_start", self.run)
-        self.done = self.run.step
-        try:
+        with suppress(Interrupted):
             if self.evaluation is not None and self.evaluation.bins and self.bins is None:
                 self._measure_base()
             if self.done:
@@ -104,8 +104,7 @@ class Session:
             self._train()
             self._finish()
             return True
-        except Interrupted:
-            pass  # and leave it, or it would seem to be the cause of what saving raises
+        # out here, or the signal would seem to be the cause of what saving raises
         if self.done and not self.folder.state(self.done).exists():
             self._save()
         return False
@@ -165,17 +164,21 @@ class Session:
             self.cooling_since = self.done
 
     def evaluate(self, *, final: bool) -> dict[str, float]:
-        """Evaluate the policy as it is now, and write the answers down.
+        """Evaluate the policy as it is now, and write the answers down."""
+        answered, metrics = self._answered(final=final)
+        self.evaluated = self.done
+        return self._record(self.done, answered, metrics)
 
-        A signal breaks it off, unless other ranks would wait for this one. Seeds are those of the
+    def _answered(self, *, final: bool = True) -> tuple[Sequence[Answered], dict[str, float]]:
+        """The policy's answers, and what they come to.
+
+        A signal breaks this off, unless other ranks would wait for this one. Seeds are those of the
         step that was the last, also if it is made up for after a resumption.
         """
         assert self.evaluation is not None
         run = replace(self.run, step=max(self.done - 1, 0))
         with self.signals.breaking(run.world.size == 1):
-            answered, metrics = self.evaluation(run, final=final, bins=self.bins)
-        self.evaluated = self.done
-        return self._record(self.done, answered, metrics)
+            return self.evaluation(run, final=final, bins=self.bins)
 
     def _record(
         self, done: int, answered: Sequence[Answered], metrics: dict[str, float]
@@ -192,8 +195,7 @@ class Session:
         if file.exists():
             self.bins = json.loads(file.read_text(encoding="utf-8"))
             return
-        with self.signals.breaking(self.run.world.size == 1):
-            answered, metrics = self.evaluation(self.run)
+        answered, metrics = self._answered()
         self.bins = base_bins(answered)
         if self.run.world.rank == 0:
             with replacing(file) as new:

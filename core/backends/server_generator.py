@@ -15,6 +15,7 @@ from didact.core.backends.models import ModelSpec
 from didact.core.backends.probe import THRESHOLDS, Probe, differing, said
 from didact.core.backends.spread import models, named, spread
 from didact.core.backends.vllm_engine import alike, described
+from didact.core.backends.vllm_limits import check_length
 from didact.core.errors import RecipeError, RunError
 from didact.core.protocols import Learner, World
 from didact.core.ranges import Count, NonNegative, Positive, Whole
@@ -148,13 +149,7 @@ class ServerGenerator:
     ) -> Sequence[Sample]:
         if not requests:
             return []
-        longest = max(requests, key=lambda each: len(each.context) + each.limit(sampling))
-        if len(longest.context) + longest.limit(sampling) > self.longest:
-            raise RunError(
-                f"generator 'server': a prompt of {len(longest.context)} tokens and a response of "
-                f"up to {longest.limit(sampling)} exceed the server's --max-model-len of "
-                f"{self.longest:g}."
-            )
+        check_length(requests, sampling, self.longest, "server", "the server's --max-model-len")
         plain = sampling.top_p == 1.0 and not sampling.top_k
         if not self.processed and not (plain and sampling.temperature in (0.0, 1.0)):
             self._check_processed(requests[0])

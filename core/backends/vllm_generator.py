@@ -176,7 +176,11 @@ class VllmGenerator:
             return []
         if self.asleep:
             self._load(self.count)
-        vllm_limits.check_length(requests, sampling, self.longest, self.settings.max_model_len)
+        higher = "raise generator.max_model_len or " if self.settings.max_model_len else ""
+        remedy = f"; {higher}lower sampling.max_tokens or prompt.max_tokens"
+        vllm_limits.check_length(
+            requests, sampling, self.longest, "vllm", "its max_model_len", remedy
+        )
         merged = [[at] for at in range(len(requests))]
         if not self.seeded:
             merged = vllm_engine.alike(requests)

@@ -60,21 +60,26 @@ def check_room(text: Any, max_model_len: int | None, max_tokens: int) -> None:
 
 
 def check_length(
-    requests: Sequence[Request], sampling: Sampling, longest: int, asked: int | None
+    requests: Sequence[Request],
+    sampling: Sampling,
+    longest: float,
+    generator: str,
+    limit: str,
+    remedy: str = "",
 ) -> None:
-    """Refuse requests that the engine has no room for.
+    """Refuse requests that an engine has no room for.
 
     Args:
         longest: the engine's longest sequence, in tokens.
-        asked: the recipe's `generator.max_model_len`.
+        generator, limit: whose limit it is, and what it is called there.
+        remedy: what to do about it.
     """
     widest = max(requests, key=lambda each: len(each.context) + each.limit(sampling))
-    if len(widest.context) + widest.limit(sampling) > longest:
-        higher = "raise generator.max_model_len or " if asked else ""
+    context, most = len(widest.context), widest.limit(sampling)
+    if context + most > longest:
         raise RunError(
-            f"generator 'vllm': a prompt of {len(widest.context)} tokens and a response of up to "
-            f"{widest.limit(sampling)} exceed its max_model_len of {longest}; {higher}lower "
-            f"sampling.max_tokens or prompt.max_tokens."
+            f"generator '{generator}': a prompt of {context} tokens and a response of up to {most} "
+            f"exceed {limit} of {longest:.0f}{remedy}."
         )
 
 

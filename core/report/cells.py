@@ -88,9 +88,17 @@ class Cells:
         title = said.get("title") or folder.resolve().name
         about = said.get("about", "")
         matches = {k: (a.replace("_", " "), of) for k, (a, of) in said.get("matches", {}).items()}
-        outdated, at_once = tuple(said.get("outdated", ())), said.get("at_once", 1)
-        labels, baseline = tuple(places), said["baseline"]
-        return Cells(tuple(found), labels, baseline, title, about, axis, matches, outdated, at_once)
+        return Cells(
+            tuple(found),
+            tuple(places),
+            said["baseline"],
+            title,
+            about,
+            budget=axis,
+            matches=matches,
+            outdated=tuple(said.get("outdated", ())),
+            at_once=said.get("at_once", 1),
+        )
 
     @staticmethod
     def of_runs(paths: Sequence[Path]) -> Cells:
@@ -160,8 +168,17 @@ def _joined(parts: Sequence[Cells]) -> Cells:
     about = " ".join(part.about for part in parts if part.about)
     matches = {label: match for part in parts for label, match in part.matches.items()}
     outdated = tuple(name for part in parts for name in part.outdated)
-    most, baseline = max(part.at_once for part in parts), parts[0].baseline
-    return Cells(cells, tuple(labels), baseline, title, about, budget, matches, outdated, most)
+    return Cells(
+        cells,
+        tuple(labels),
+        parts[0].baseline,
+        title,
+        about,
+        budget=budget,
+        matches=matches,
+        outdated=outdated,
+        at_once=max(part.at_once for part in parts),
+    )
 
 
 def _apart(runs: Sequence[Path]) -> list[list[Path]]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
+import released
 import torch
+from released import t
 
 from didact.algorithms import credit, kl_reward, redistribution, shaping
 
@@ -15,15 +18,7 @@ PAPERS = json.loads((GOLDEN / "paper_formula_vectors_shaping.json").read_text())
 SPA = json.loads((GOLDEN / "credit_and_shaping.json").read_text())["cases"]
 
 
-def t(x):
-    return torch.tensor(x, dtype=torch.float64)
-
-
-def close(ours, wanted):
-    wanted = wanted if isinstance(wanted, torch.Tensor) else t(wanted)
-    torch.testing.assert_close(ours.to(wanted), wanted, rtol=0, atol=1e-9)
-
-
+close = partial(released.close, atol=1e-9)
 ENDS = t([[0, 1, 0, 1, 1], [1, 0, 0, 1, 0], [0, 0, 0, 0, 0]])
 VALUES = t([[9, 0.2, 9, 0.7, 0.4], [0.6, 9, 9, 0.1, 9], [9, 9, 9, 9, 9]])
 MASK = torch.tensor([[True] * 5, [True] * 4 + [False], [True] * 2 + [False] * 3])

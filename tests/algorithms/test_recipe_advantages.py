@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from released import t
 
 from didact.configs.assemble import assemble
 from didact.configs.document import read
@@ -61,10 +62,6 @@ def cases_of(file, name, args):
         same = case["args"] == args if not args else args.items() <= case["args"].items()
         if case["case"] == name and same:
             yield {k: value(v) for k, v in {**case["inputs"], **case["outputs"]}.items()}
-
-
-def t(values):
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def inputs(case):

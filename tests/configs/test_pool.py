@@ -186,7 +186,8 @@ def cells(tmp_path, monkeypatch):
 
 def test_a_cell_that_is_killed_or_fails_takes_no_other_down(cells):
     todo = cells("killed", "failing", "fine", "also fine")
-    failed = run_cells(todo, 2, [], Console(quiet=True))
+    with Pool(2) as pool:
+        failed = run_cells(todo, pool, Console(quiet=True))
     assert failed == {
         "killed / seed 0": "its process was killed by SIGKILL (out of memory, or by hand)",
         "failing / seed 0": "no such thing",
@@ -199,7 +200,8 @@ def test_a_cell_whose_budget_cannot_be_known_says_why(cells):
     (cell,) = cells("late")
     todo = [replace(cell, match=Match(axis="steps", of="gone"))]
     why = "'gone' with seed 0 has no result to match"
-    assert run_cells(todo, 1, [], Console(quiet=True)) == {"late / seed 0": why}
+    with Pool(1) as pool:
+        assert run_cells(todo, pool, Console(quiet=True)) == {"late / seed 0": why}
     assert (cell.folder.path / "error.txt").read_text() == why
 
 
@@ -208,7 +210,9 @@ def test_three_gpus_are_shared_out_to_the_cells(cells, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
     todo = [*cells("one", "two", "three", "four"), *cells("pair", gpus=2)]
     assert shared_gpus(todo) == ["GPU-a", "GPU-b", "GPU-c"]
-    assert run_cells(todo, 3, shared_gpus(todo), Console(quiet=True)) == {}
+    with Pool(3, shared_gpus(todo)) as pool:
+        assert run_cells(todo, pool, Console(quiet=True)) == {}
+    assert pool.most == 3
     given = [(cell.folder.path / "gpus").read_text().split(",") for cell in todo]
     assert list(map(len, given)) == [1, 1, 1, 1, 2]
     assert given[0] != given[1] != given[2] != given[0]
@@ -227,8 +231,9 @@ def test_a_comparison_remembers_the_most_cells_that_ran_at_once(tmp_path):
 def test_a_comparison_runs_with_the_cores_that_its_file_says(tmp_path, monkeypatch):
     seen = []
 
-    def run_cells(todo, jobs, gpus, console, cpus):
-        seen.append((jobs, gpus, cpus))
+    def run_cells(todo, pool, console):
+        seen.append((pool.jobs, pool.free, int(pool.limits["OMP_NUM_THREADS"])))
+        pool.most = 3
         return {}
 
     monkeypatch.setattr("didact.configs.compare.run_cells", run_cells)
